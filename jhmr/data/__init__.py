@@ -1,0 +1,1 @@
+"""Where batches come from: rendered people, and data sets on disk."""

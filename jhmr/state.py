@@ -1,0 +1,49 @@
+"""What a run is made of: the state that changes, and the three functions of a system.
+
+    state, metrics = step(state, batch, assets)
+
+`state` is everything that changes, `batch` everything that comes from data, `assets` everything
+that never changes (body model, mesh labels, mean parameters). All three are pytrees of arrays
+and `step` is pure. It is written for one device of many: the mapped axis is called `AXIS`,
+gradients are averaged over it after `grad`, label counts are summed over it before dividing.
+"""
+
+from typing import Any, Callable, NamedTuple
+
+from flax import struct
+import jax
+
+AXIS = "data"  # the mapped axis every step runs under, on one device too
+
+
+@struct.dataclass
+class TrainState:
+  """Everything a resumed run needs. Every leaf is an array; no functions and no keys live here.
+
+  Random numbers come from `fold_in(key(seed), state.step)`, so they are the same after a resume.
+  """
+  step: jax.Array            # [] int32, finished updates
+  params: dict[str, Any]     # {"net": ..., "critic": ...}, one entry per network
+  opt_state: dict[str, Any]  # the same keys
+  stats: dict[str, Any]      # batch-norm moments, the same keys; {} when unused
+  memory: dict[str, Any]     # what a system remembers between steps; {} when unused
+
+
+@struct.dataclass
+class Prediction:
+  """S hypotheses for each of B images, the best guess first.
+
+  Cameras are weak-perspective (s, tx, ty) of the crop the network saw (`body.camera`).
+  """
+  global_orient: jax.Array  # [B, S, 1, 3, 3] camera frame: x right, y down, z forward
+  body_pose: jax.Array      # [B, S, 23, 3, 3]
+  betas: jax.Array          # [B, S, 10]
+  camera: jax.Array         # [B, S, 3]
+  log_prob: jax.Array       # [B, S]; zeros for systems without a density
+
+
+class System(NamedTuple):
+  """The three functions of a method; `jhmr/systems/<name>.py:build(config)` returns one."""
+  init: Callable     # (rng, batch, assets) -> TrainState; sees a real batch
+  step: Callable     # (state, batch, assets) -> (TrainState, metrics {name: [] float32})
+  predict: Callable  # (state, batch, assets) -> Prediction

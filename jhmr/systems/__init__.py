@@ -1,0 +1,1 @@
+"""One paper, one file; each gives `build(config) -> state.System`."""

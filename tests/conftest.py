@@ -1,0 +1,14 @@
+"""Eight fake CPU devices, a persistent compile cache, and warnings of ours as errors."""
+
+import os
+import pathlib
+
+# All of this must be set before jax starts. NPROC: more threads than devices, or XLA's CPU
+# collectives can starve and abort when eight devices share two cores.
+os.environ.setdefault("JAX_PLATFORMS", "cpu")
+os.environ.setdefault("NPROC", "16")
+os.environ["XLA_FLAGS"] = os.environ.get("XLA_FLAGS", "") + " --xla_force_host_platform_device_count=8"
+CACHE = pathlib.Path(__file__).parent.parent / ".cache"
+os.environ.setdefault("JAX_COMPILATION_CACHE_DIR", str(CACHE / "jax"))
+os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS", "0.3")
+os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_ENTRY_SIZE_BYTES", "-1")
