@@ -1,0 +1,45 @@
+"""What never changes in a run: the body, its surface, the joints-only body, the mean parameters."""
+
+from jhmr.body import body_file, mesh, poses, smpl
+from jhmr.errors import InputError
+import jax.numpy as jnp
+import numpy as np
+
+KEYPOINT_SETS = ("spin49",)  # what batches label; `keypoint_body` keeps only the vertices these need
+
+
+def load(config):
+  """The assets of a config, as one pytree of arrays.
+
+  Args:
+    config: its `body` is "mannequin", "mannequin_small", or the path of an SMPL file or folder; its
+      `mean_params` is "" for the mean of the pose sampler, or the path of an `smpl_mean_params.npz`.
+  Returns:
+    {"body": Smpl, "keypoint_body": Smpl of about 200 vertices, "surface": Surface,
+     "mean": {"pose": [24, 3, 3] root in the camera frame, "betas": [10], "camera": [3]}}
+  Raises:
+    InputError: for a file that is missing or is not a body.
+  """
+  arrays = body_file.body_arrays(config.body)
+  body = smpl.from_arrays(arrays)
+  return {"body": body, "keypoint_body": smpl.sub_body(body, KEYPOINT_SETS), "surface": mesh.surface(arrays),
+          "mean": mean_parameters(config.mean_params)}
+
+
+def mean_parameters(path=""):
+  """Where regressors start: the mean of the pose sampler facing the camera, or the file of HMR and SPIN.
+
+  Source: SPIN, `smpl_mean_params.npz`: `pose` (144,) 6D in SPIN's layout, `shape` (10,), `cam` (3,) = (0.9, 0, 0).
+  """
+  if not path:
+    return {"pose": poses.mean_pose().at[0].set(jnp.diag(jnp.array([1.0, -1.0, -1.0]))),
+            "betas": jnp.zeros((10,), jnp.float32), "camera": jnp.array([0.9, 0.0, 0.0], jnp.float32)}
+  from jhmr.body import rotations
+  try:
+    with np.load(path, allow_pickle=False) as f:
+      pose, betas, camera = (np.asarray(f[k], np.float32) for k in ("pose", "shape", "cam"))
+    pose = rotations.six_d_to_matrix(pose.reshape(24, 6), "spin")
+  except (OSError, KeyError, ValueError) as error:
+    raise InputError(f"mean parameters {path!r} cannot be read ({error}): give an smpl_mean_params.npz "
+                     "with pose, shape and cam") from error
+  return {"pose": pose, "betas": jnp.asarray(betas[:10]), "camera": jnp.asarray(camera)}

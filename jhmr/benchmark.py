@@ -1,0 +1,84 @@
+"""Our rates beside the peers', measured on this machine in one run: python -m jhmr.benchmark [rows] [--json FILE]
+
+Each row gives our rate, the peer's in the same run where the peer is installed (`pip install 'jhmr[torch]'`), the
+ratio, and the floor: the rate this device would reach if the row's arithmetic ran at the measured matrix-product
+speed and its memory traffic at the measured copy bandwidth, whichever is slower.
+"""
+
+import argparse
+import json
+import time
+
+import jax
+import jax.numpy as jnp
+from jhmr import command, report
+from jhmr.benchmarks import body, data, render, train
+from jhmr.errors import InputError
+
+ROWS = {
+    "body": body.body_forward,          # vertices and joints of the full mesh
+    "keypoints": body.keypoints_grad,   # value and gradient of 49 projected keypoints
+    "raster": render.scene,             # 512 x 832 pixels, three bodies
+    "crops": render.crops,              # 64 crops of 96 x 96
+    "train": train.hmr_step,            # one HMR update
+    "people": data.rendered_people,     # the on-device stream of labelled images
+}
+COLUMNS = ("row", "unit", "ours", "peer", "ratio", "floor", "of floor", "peer is")
+
+
+def ceilings(seconds=1.0):
+  """Measured ceilings of the default device: (FLOP/s of a 2048^3 float32 product, bytes/s of a 256 MB copy)."""
+  a = jnp.ones((2048, 2048), jnp.float32)
+  x = jnp.ones((64 << 20,), jnp.float32)
+  product, copy = jax.jit(lambda a: a @ a), jax.jit(lambda x: x + 1)
+  return 2 * 2048**3 * _rate(product, a, seconds), 2 * x.nbytes * _rate(copy, x, seconds)
+
+
+def _rate(f, x, seconds):
+  """Best calls per second of f(x) over at least `seconds`: a ceiling is a best case."""
+  jax.block_until_ready(f(x))
+  best, since = 0.0, time.perf_counter()
+  while time.perf_counter() - since < seconds:
+    start = time.perf_counter()
+    jax.block_until_ready(f(x))
+    best = max(best, 1 / (time.perf_counter() - start))
+  return best
+
+
+def measure(names, seconds):
+  """Runs the rows; returns {"device", "flops_per_s", "bytes_per_s", "rows": [...]}, floors filled in."""
+  flops, bandwidth = ceilings()
+  device = jax.devices()[0]
+  rows = []
+  for name in names:
+    row = {"row": name} | ROWS[name](seconds=seconds)
+    row["floor"] = 1 / max(row["flops_per_item"] / flops, row["bytes_per_item"] / bandwidth)
+    row["ratio"] = row["ours"] / row["peer"] if row["peer"] else None
+    rows.append(row)
+  return {"device": f"{device.device_kind} x {jax.device_count()}", "jax": jax.__version__, "flops_per_s": flops,
+          "bytes_per_s": bandwidth, "rows": rows}
+
+
+def main(argv):
+  parser = argparse.ArgumentParser(prog="python -m jhmr.benchmark", description=__doc__.split("\n", maxsplit=1)[0])
+  parser.add_argument("rows", nargs="*", help=f"which rows; default all: {', '.join(ROWS)}")
+  parser.add_argument("--seconds", type=float, default=5.0, help="time to spend measuring each row")
+  parser.add_argument("--json", help="also write everything measured to this file")
+  args = parser.parse_args(argv[1:])
+  odd = [r for r in args.rows if r not in ROWS]
+  if odd:
+    raise InputError(f"no benchmark row {odd[0]!r}: the rows are {', '.join(ROWS)}")
+  result = measure(args.rows or list(ROWS), args.seconds)
+  report.say(f"{result['device']}, jax {result['jax']}: {result['flops_per_s'] / 1e9:.0f} GFLOP/s in a matrix "
+             f"product, {result['bytes_per_s'] / 1e9:.1f} GB/s in a copy")
+  shown = [r | {"of floor": f"{r['ours'] / r['floor']:.1%}", "ratio": r["ratio"] and f"{r['ratio']:.1f} x",
+                "peer is": r["peer_name"] if r["peer"] else f"{r['peer_name'] or 'none'} (not measured)"}
+           for r in result["rows"]]
+  report.table(shown, COLUMNS)
+  if args.json:
+    with open(args.json, "w") as f:
+      json.dump(result, f, indent=2)
+
+
+if __name__ == "__main__":
+  command.run(main)
