@@ -31,6 +31,7 @@ VERTEX_IDS = {
     "left_thumb": 2746, "left_index": 2319, "left_middle": 2445, "left_ring": 2556, "left_pinky": 2673,
     "right_thumb": 6191, "right_index": 5782, "right_middle": 5905, "right_ring": 6016, "right_pinky": 6133,
     "head_top": 411}
+NUM_VERTICES = 6890
 VERTEX21 = tuple(VERTEX_IDS)[:21]
 EXTRA9 = ("right_hip_lsp", "left_hip_lsp", "neck_lsp", "head_top_lsp", "pelvis_mpii", "thorax_mpii", "spine_h36m",
           "jaw_h36m", "head_h36m")
