@@ -1,0 +1,68 @@
+"""The iterative regressor of HMR: features and an estimate in, a better estimate out, three times."""
+
+from typing import Any
+
+from flax import linen as nn
+import jax
+import jax.numpy as jnp
+
+torch_dense = jax.nn.initializers.variance_scaling(1.0 / 3.0, "fan_in", "uniform")  # U(-1/sqrt(in), 1/sqrt(in))
+small_xavier = jax.nn.initializers.variance_scaling(1e-4, "fan_avg", "uniform")     # Xavier uniform, gain 0.01
+
+
+def torch_bias(fan_in):
+  """torch's bias of a linear layer, U(-1/sqrt(in), 1/sqrt(in)); flax initialisers do not see the input's size."""
+  return lambda key, shape, dtype: jax.random.uniform(key, shape, dtype, -fan_in ** -0.5, fan_in ** -0.5)
+
+
+class Regressor(nn.Module):
+  """Features -> estimates of pose, shape and camera, one for each iteration.
+
+  Attributes:
+    iterations: how often the estimate is corrected.
+    hidden: width of the two hidden layers.
+    dropout: probability of a hidden unit to be dropped while training.
+    activation: "relu" (HMR) | "none" (SPIN, whose head is affine in the features when not training).
+    dtype: of the hidden layers; the estimates are summed in float32.
+  Source: HMR (Kanazawa et al. 2018), section 3.2; SPIN, authors' `models/hmr.py` for 6D poses, layer names and
+    initial values.
+  """
+  iterations: int = 3
+  hidden: int = 1024
+  dropout: float = 0.5
+  activation: str = "relu"
+  dtype: Any = jnp.float32
+
+  @nn.compact
+  def __call__(self, features, start, train):
+    """Corrects `start`, the same for every image, `iterations` times.
+
+    Args:
+      features: [B, C] of the crop.
+      start: pose_six_d [144] (24 joints in SPIN's layout, root first), betas [L] and camera [3] (s, tx, ty).
+      train: whether to drop hidden units; needs a "dropout" key then.
+    Returns:
+      pose_six_d [B, T, 144], betas [B, T, L], camera [B, T, 3]: float32 estimates, the last of T is the result.
+    Raises:
+      ValueError: for an unknown activation.
+    """
+    if self.activation not in ("relu", "none"):
+      raise ValueError(f"activation is {self.activation!r}, not 'relu' or 'none'")
+    act = nn.relu if self.activation == "relu" else lambda x: x
+    drop = lambda x: nn.Dropout(self.dropout, deterministic=not train)(x)
+    dense = lambda size, fan_in, init, name: nn.Dense(size, kernel_init=init, bias_init=torch_bias(fan_in),
+                                                      dtype=self.dtype, name=name)
+    sizes = [x.shape[-1] for x in start]
+    hidden_layers = [dense(self.hidden, features.shape[-1] + sum(sizes), torch_dense, "fc1"),
+                     dense(self.hidden, self.hidden, torch_dense, "fc2")]
+    decoders = [dense(size, self.hidden, small_xavier, name)
+                for size, name in zip(sizes, ("decpose", "decshape", "deccam"))]
+
+    estimate, history = [jnp.broadcast_to(x, (features.shape[0], x.shape[-1])).astype(jnp.float32) for x in start], []
+    for _ in range(self.iterations):
+      x = jnp.concatenate([features, *estimate], axis=-1)
+      for layer in hidden_layers:
+        x = drop(act(layer(x)))
+      estimate = [e + decode(x).astype(jnp.float32) for e, decode in zip(estimate, decoders)]
+      history.append(estimate)
+    return tuple(jnp.stack(steps, axis=1) for steps in zip(*history))
