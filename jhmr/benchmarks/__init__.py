@@ -1,0 +1,1 @@
+"""Rates of our pieces of work beside those of their peers."""

@@ -1,0 +1,37 @@
+"""Times functions against each other, taking turns, so that a busy machine slows them alike."""
+
+import statistics
+import time
+
+_TURN_S = 0.2    # long enough that what a turn costs to start does not count
+_SETTLE_S = 0.1  # the other library's idle threads spin for a while after its turn
+
+
+def interleaved(functions, seconds):
+  """Median seconds per call of each function.
+
+  Args:
+    functions: {name: function of no arguments that returns when its work is done}.
+    seconds: time to spend measuring each, after two untimed calls (compilation, caches).
+  Returns:
+    {name: median seconds per call}; every function is called at least three times.
+  """
+  for function in functions.values():
+    function()
+    function()
+  times = {name: [] for name in functions}
+  for _ in range(max(3, round(seconds / _TURN_S))):
+    for name, function in functions.items():
+      _calls(function, _SETTLE_S)
+      times[name] += _calls(function, _TURN_S)
+  return {name: statistics.median(values) for name, values in times.items()}
+
+
+def _calls(function, seconds):
+  """Seconds of each call, for as many calls as fit in `seconds`, one at least."""
+  times, end = [], time.perf_counter() + seconds
+  while not times or time.perf_counter() < end:
+    start = time.perf_counter()
+    function()
+    times.append(time.perf_counter() - start)
+  return times
