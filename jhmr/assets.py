@@ -1,6 +1,6 @@
 """What never changes in a run: the body, its surface, the joints-only body, the mean parameters."""
 
-from jhmr.body import body_file, mesh, poses, smpl
+from jhmr.body import mesh, poses, rotations, smpl
 from jhmr.errors import InputError
 import jax.numpy as jnp
 import numpy as np
@@ -20,7 +20,7 @@ def load(config):
   Raises:
     InputError: for a file that is missing or is not a body.
   """
-  arrays = body_file.body_arrays(config.body)
+  arrays = smpl.load_arrays(config.body)
   body = smpl.from_arrays(arrays)
   return {"body": body, "keypoint_body": smpl.sub_body(body, KEYPOINT_SETS), "surface": mesh.surface(arrays),
           "mean": mean_parameters(config.mean_params)}
@@ -34,7 +34,6 @@ def mean_parameters(path=""):
   if not path:
     return {"pose": poses.mean_pose().at[0].set(jnp.diag(jnp.array([1.0, -1.0, -1.0]))),
             "betas": jnp.zeros((10,), jnp.float32), "camera": jnp.array([0.9, 0.0, 0.0], jnp.float32)}
-  from jhmr.body import rotations
   try:
     with np.load(path, allow_pickle=False) as f:
       pose, betas, camera = (np.asarray(f[k], np.float32) for k in ("pose", "shape", "cam"))

@@ -1,0 +1,38 @@
+"""HMR on rendered people, on a laptop's CPU in minutes; no data, no licence, no download.
+
+python -m jhmr.train --config configs/quickstart.py
+python -m jhmr.train --config configs/quickstart.py:smoke      # two steps, for tests
+"""
+
+from ml_collections import ConfigDict
+
+
+def get_config(mode="full"):
+  config = ConfigDict(dict(
+      system="hmr",
+      seed=0,
+      body="mannequin_small",   # or the path of an SMPL file
+      mean_params="",           # "": the mean of the pose sampler; or smpl_mean_params.npz
+      image_size=64,
+      batch_size=32,
+      num_steps=2400,
+      splits=("val",),          # the first one decides which checkpoint is best
+      log_every=50,
+      eval_every=600,
+      checkpoint_every=300,
+      keep=2,                   # checkpoints kept besides the best
+      parallel="pmap",          # or "shard_map"
+      supervision="spin",       # reductions of the losses; see jhmr/systems/hmr.py
+      data=dict(source="stream", share_2d_only=0.2),
+      net=dict(backbone="resnet_tiny", iterations=3, hidden=256, dropout=0.0, activation="relu", dtype="float32",
+               batch_norm="device"),
+      optim=dict(name="adamw", learning_rate=1e-3, schedule="cosine", warmup_steps=100, weight_decay=1e-4,
+                 clip_norm=10.0),
+      critic_optim=dict(name="adamw", learning_rate=1e-4, weight_decay=1e-4),
+      weights=dict(keypoints2d=10.0, keypoints3d=100.0, pose=2.0, betas=0.02, vertices=0.0, camera=1.0,
+                   adversarial=0.01),
+  ))
+  if mode == "smoke":
+    config.update(dict(num_steps=2, batch_size=8, log_every=1, eval_every=2, checkpoint_every=2))
+    config.net.hidden = 32
+  return config
