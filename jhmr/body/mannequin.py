@@ -50,7 +50,7 @@ def arrays(size="full"):
 def cache_path(size):
   """Where `arrays` keeps a size; the name holds a hash of the sources that make it."""
   here = pathlib.Path(__file__).parent
-  sources = sorted(here.glob("mannequin*.py")) + [here / "mesh.py", here / "joints.py"]
+  sources = sorted(here.glob("mannequin*.py")) + [here / f"{name}.py" for name in ("joints", "mesh", "remesh")]
   digest = hashlib.sha256(b"".join(p.read_bytes() for p in sources)).hexdigest()[:16]
   folder = pathlib.Path(os.environ.get("JHMR_CACHE") or pathlib.Path.home() / ".cache" / "jhmr")
   return folder / f"mannequin_{size}_{digest}.npz"
@@ -59,7 +59,7 @@ def cache_path(size):
 def make(num, pitch, fingers, coarse):
   """Makes the arrays; the same bytes each time on one machine."""
   # Only here, so that reading the cache needs neither scikit-image nor seconds.
-  from jhmr.body import mannequin_mesh, mannequin_rig, mannequin_skin
+  from jhmr.body import mannequin_mesh, mannequin_rig, mannequin_skin, remesh
   points, faces, twin = mannequin_mesh.surface(num, pitch, fingers)
   points, faces, twin, vertex_ids = in_standard_order(points, faces, twin)
   top = vertex_ids["head_top"]
@@ -68,8 +68,7 @@ def make(num, pitch, fingers, coarse):
   weights = mannequin_skin.skinning_weights(points, faces)
   parts24 = mesh.face_parts(faces, weights)
   pyramid, _ = mesh.build_pyramid(points, faces, coarse)
-  normals = np.asarray(mannequin_mesh.corner_sums(faces, np.cross(*(points[faces[:, i]] - points[faces[:, 0]] for i in (1, 2))), num))
-  normals /= np.linalg.norm(normals, axis=1, keepdims=True)
+  normals = remesh.unit_normals(points, faces)[1]
   out = {
       "v_template": points, "shapedirs": mannequin_rig.shape_directions(points, faces, normals),
       "posedirs": mannequin_skin.correctives(points, weights, joint_rows @ points),

@@ -75,7 +75,7 @@ def shape_directions(points, faces, normals):
 
   0 height 6.5 cm at equal build; 1 weight 9 kg, all over but head, hands and feet; 2 leg length 2.5 cm against a
   fixed trunk; 3 shoulder width 1.6 cm; 4 hip width 1.8 cm; 5 arm length 2 cm; 6 belly 2.5 cm forward; 7 chest 1.4 cm
-  forward; 8 head size 3 %; 9 limb thickness 3.5 mm of radius.
+  deeper; 8 head size 3 %; 9 limb thickness 3.5 mm of radius.
   """
   x, y, z = points.T
   side, sign = np.abs(x), np.sign(x)
@@ -96,7 +96,7 @@ def shape_directions(points, faces, normals):
   grow = lambda center, amount: (points - center) * np.asarray(amount)[..., None]
 
   height = grow([0, -0.215, 0], np.full(len(points), 0.038) * (1 - 0.35 * head)) + [0, 0.0028, 0] * head[:, None]
-  soft = (0.0105 * trunk + 0.008 * leg * np.minimum(inner, 1) + 0.0045 * arm) * (1 - foot) * (1 - hand) + 0.0025 * head
+  soft = (0.0105 * trunk + (0.009 - 0.0055 * down) * leg * np.minimum(inner, 1) + (0.0045 - 0.002 * along) * arm) * (1 - foot) * (1 - hand) + 0.0025 * head
   weight = soft[:, None] * outward + 0.007 * belly[:, None] * [0, 0, 1]
   legs = np.stack([zero, -0.025 * down, zero], 1)
   wide = smoothstep(side, 0.02, 0.17) * smoothstep(y, -0.05, 0.16) * (1 - head)
@@ -106,7 +106,7 @@ def shape_directions(points, faces, normals):
   arms = np.stack([0.020 * sign * along, zero, zero], 1)
   bellies = np.stack([0.003 * sign * (belly > 0) * hips, zero, 0.025 * belly], 1) + 0.004 * (
       np.exp(-((y + 0.10) / 0.11)**2) * trunk)[:, None] * outward
-  chest = np.stack([zero, -0.002 * bust, 0.014 * bust], 1) + 0.003 * (
+  chest = np.stack([zero, -0.001 * bust, 0.009 * bust], 1) + 0.005 * (
       np.exp(-((y - 0.08) / 0.11)**2) * trunk)[:, None] * outward
   heads = grow([0, 0.335, 0], 0.030 * head)
   limbs = (0.0035 * (leg * (1 - foot) * np.minimum(inner, 1) + arm * (1 - hand)))[:, None] * outward

@@ -14,7 +14,7 @@ from scipy.sparse.linalg import splu
 from scipy.spatial.transform import Rotation
 
 from jhmr.body import joints
-from jhmr.body.mannequin_mesh import edge_faces, smoothstep
+from jhmr.body.mannequin_mesh import smoothstep
 
 # Largest angle of each joint in the fit, radians, and its main axis (left side) with the share of samples about it.
 RANGES = {"hip": (1.9, (1, 0, 0)), "knee": (2.3, (1, 0, 0)), "ankle": (0.9, (1, 0, 0)), "shoulder": (1.8, (0, 0, 1)),
@@ -31,15 +31,18 @@ def steps(points):
   ramp = lambda value, width: smoothstep(value, -width, width)
   hip_front = (0.9 * x - y - 0.385) / 1.345
   hip_back = -(y + 0.325) + 0.25 * (x - 0.08)
+  inner = 1 - smoothstep(side, 0.0, 0.05)             # the crotch stays with the pelvis
+  hip = (1 - inner) * (front * hip_front + (1 - front) * hip_back) + inner * -(y + 0.430)
   crotch = 0.002 + 0.03 * smoothstep(y, -0.47, -0.40)
+  neck = ramp(0.92 * (y - 0.280) + 0.35 * (z + 0.02) - 0.5 * np.maximum(side - 0.055, 0), 0.032)
   return {
       "spine1": ramp(y + 0.105, 0.065), "spine2": ramp(y - 0.025, 0.055), "spine3": ramp(y - 0.090, 0.055),
-      "neck": ramp(0.92 * (y - 0.280) + 0.35 * (z + 0.02) - 0.5 * np.maximum(side - 0.055, 0), 0.032),
+      "neck": neck,
       "head": ramp(0.85 * (y - 0.352) + 0.5 * (z - 0.005), 0.030),
-      "left_collar": smoothstep(x, 0.030, 0.130) * smoothstep(y, 0.06, 0.18),
+      "left_collar": smoothstep(x, 0.030, 0.130) * smoothstep(y, 0.06, 0.18) * (1 - neck),
       "left_shoulder": ramp(x - 0.172 + 0.8 * np.minimum(y - 0.16, 0), 0.048) * smoothstep(y, 0.05, 0.11),
       "left_elbow": ramp(x - 0.432, 0.048), "left_wrist": ramp(x - 0.684, 0.028), "left_hand": ramp(x - 0.768, 0.018),
-      "left_hip": ramp(front * hip_front + (1 - front) * hip_back, 0.070) * ramp(x, crotch) * smoothstep(y, -0.06, -0.14),
+      "left_hip": ramp(hip, 0.070) * ramp(x, crotch) * smoothstep(y, -0.06, -0.14),
       "left_knee": ramp(-(y + 0.685), 0.052), "left_ankle": ramp(-(y + 1.085) + 0.4 * (z + 0.024), 0.032),
       "left_foot": ramp(z - 0.092, 0.024) * smoothstep(y, -1.06, -1.09)}
 
@@ -98,15 +101,18 @@ def descendants(j):
   return sorted(below)
 
 
-def sample_rotations(name, rng):
-  """[S, 3] rotation vectors of one joint: half about its main axis, half anywhere."""
+def sample_rotations(name):
+  """[S, 3] rotation vectors of one joint: half about its main axis, half anywhere; mirror images on the right."""
   angle, axis = RANGES[name.split("_")[-1]]
-  axis = np.array(axis, float) * ([1, -1, -1] if name.startswith("right") else 1)
+  rng = np.random.default_rng(joints.SMPL24.index(name.replace("right", "left")))
   vectors = rng.normal(size=(NUM_SAMPLES, 3))
   vectors *= angle * rng.uniform(0.1, 0.8, size=(NUM_SAMPLES, 1)) / np.linalg.norm(vectors, axis=1, keepdims=True)
   half = NUM_SAMPLES // 2
-  vectors[:half] = axis * np.linspace(-angle, angle, half)[:, None] + 0.1 * vectors[:half]
-  return vectors
+  vectors[:half] = np.linspace(-angle, angle, half)[:, None] * axis + 0.1 * vectors[:half]
+  mirrored = vectors * [1, -1, -1]
+  if name.startswith("right"):
+    return mirrored
+  return vectors if name.startswith("left") else np.concatenate([vectors, mirrored])
 
 
 def correctives(points, weights, rest):
@@ -118,11 +124,10 @@ def correctives(points, weights, rest):
   Differs: the authors of SMPL learn theirs from scans (Loper et al. 2015).
   """
   out = np.zeros((23, 9, len(points), 3))
-  rng = np.random.default_rng(0)
   for j in range(1, 24):
     share = weights[:, descendants(j)].sum(1)
     near = np.flatnonzero(share * (1 - share) > 1e-3)
-    out[j - 1][:, near] = fit_joint(points[near] - rest[j], share[near], sample_rotations(joints.SMPL24[j], rng))
+    out[j - 1][:, near] = fit_joint(points[near] - rest[j], share[near], sample_rotations(joints.SMPL24[j]))
   return out.reshape(207, -1)
 
 

@@ -5,7 +5,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from jhmr.body import joints
+from jhmr.body import joints, remesh
 
 # Part labels 1..6 of the chain's joints, as released with GraphCMR and HMR's part segmentations: left arm, right arm, head,
 # left leg, right leg, torso (collars and pelvis included).
@@ -113,7 +113,8 @@ def cylinder_chart(points, faces, parts24, rest):
 def build_pyramid(vertices, faces, num=1723):
   """Pyramid from a mesh's N vertices down to num.
 
-  The coarse mesh comes from collapsing the shortest edges; its vertices sit on the fine surface. Down rows are
+  The coarse mesh comes from collapsing the shortest edges, short being relative to the edges around, so that hands and
+  faces stay denser; its vertices sit on the fine surface. Down rows are
   barycentric on the fine mesh, up rows on the coarse one; both sum to one.
 
   Args:
@@ -121,52 +122,19 @@ def build_pyramid(vertices, faces, num=1723):
   Returns:
     Pyramid of NumPy arrays, and the coarse faces [2 num - 4, 3].
   """
-  from jhmr.body import mannequin_mesh  # here, not above: it needs scikit-image, which users of a file do not
   vertices, faces = np.asarray(vertices, np.float64), np.asarray(faces, np.int64)
-  coarse, coarse_faces, done = mannequin_mesh.collapse(vertices, faces, len(vertices) - num)
+  edges, _ = remesh.edge_faces(faces)
+  length = np.linalg.norm(vertices[edges[:, 0]] - vertices[edges[:, 1]], axis=1)
+  local = np.bincount(edges.ravel(), np.repeat(length, 2)) / np.bincount(edges.ravel())
+  coarse, coarse_faces, done = remesh.collapse(vertices, faces, len(vertices) - num, unit=local)
   if done != len(vertices) - num:
     raise ValueError(f"{len(vertices)} vertices could only be thinned to {len(vertices) - done}, not {num}")
-  down_ids, down_weights = closest_on_mesh(coarse, vertices, faces)
+  normals = remesh.unit_normals(coarse, coarse_faces)[1]
+  down_ids, down_weights = remesh.closest_on_mesh(coarse, normals, vertices, faces)
   snapped = (down_weights[..., None] * vertices[down_ids]).sum(1)
-  up_ids, up_weights = closest_on_mesh(vertices, snapped, coarse_faces)
+  normals = remesh.unit_normals(vertices, faces)[1]
+  up_ids, up_weights = remesh.closest_on_mesh(vertices, normals, snapped, coarse_faces)
   return Pyramid(down_ids, down_weights, up_ids, up_weights), coarse_faces
-
-
-def closest_on_mesh(queries, points, faces, near=24):
-  """Face corners [n, 3] and barycentric weights [n, 3] of the closest point of a mesh to each query [n, 3]."""
-  from scipy.spatial import cKDTree
-  centers = points[faces].mean(1)
-  near = min(near, len(faces))
-  _, candidates = cKDTree(centers).query(queries, near)
-  corners = points[faces[candidates]]                                   # [n, near, 3, 3]
-  weights = closest_in_triangle(queries[:, None], corners)
-  gap = np.linalg.norm((weights[..., None] * corners).sum(2) - queries[:, None], axis=2)
-  best = np.argmin(gap.round(9), 1)[:, None]
-  face = np.take_along_axis(candidates, best, 1)[:, 0]
-  chosen = np.take_along_axis(weights, best[..., None], 1)[:, 0]
-  return faces[face].astype(np.int32), chosen.astype(np.float32)
-
-
-def closest_in_triangle(p, corners):
-  """Barycentric weights [..., 3] of the point of a triangle [..., 3, 3] closest to p [..., 3]."""
-  a, b, c = corners[..., 0, :], corners[..., 1, :], corners[..., 2, :]
-  dot = lambda x, y: (x * y).sum(-1)
-  ab, ac, ap = b - a, c - a, p - a
-  d00, d01, d11, d20, d21 = dot(ab, ab), dot(ab, ac), dot(ac, ac), dot(ap, ab), dot(ap, ac)
-  area = np.maximum(d00 * d11 - d01 * d01, 1e-30)
-  v, w = (d11 * d20 - d01 * d21) / area, (d00 * d21 - d01 * d20) / area
-  best = np.stack([1 - v - w, v, w], -1)
-  inside = (best >= 0).all(-1)
-  distance = np.where(inside, 0.0, np.inf)
-  for i, j in ((0, 1), (1, 2), (2, 0)):  # outside: the best of the three edges
-    start, edge = corners[..., i, :], corners[..., j, :] - corners[..., i, :]
-    t = np.clip(dot(p - start, edge) / np.maximum(dot(edge, edge), 1e-30), 0, 1)
-    gap = np.linalg.norm(p - start - t[..., None] * edge, axis=-1)
-    weights = np.zeros_like(best)
-    weights[..., i], weights[..., j] = 1 - t, t
-    better = ~inside & (gap < distance)
-    best, distance = np.where(better[..., None], weights, best), np.where(better, gap, distance)
-  return best
 
 
 def write_obj(path, vertices, faces):
