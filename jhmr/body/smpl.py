@@ -15,6 +15,7 @@ from jax import lax
 import jax.numpy as jnp
 from jhmr.body import joints
 from jhmr.body import rotations
+from jhmr.body.body_file import read_body_file, write_body_file  # noqa: F401 (both are part of this module)
 from jhmr.errors import InputError
 import numpy as np
 
@@ -45,7 +46,7 @@ class Posed:
 
 
 def from_arrays(arrays, num_betas=10):
-  """Makes an Smpl from the arrays of `body_file.read_body_file`.
+  """Makes an Smpl from the arrays of `read_body_file`.
 
   Raises:
     InputError: if the model has fewer than num_betas shape coefficients.
@@ -100,12 +101,11 @@ def load(path, gender="neutral", num_betas=10):
 
 
 def load_arrays(path, gender="neutral"):
-  """The arrays behind `load`, in the format of `body_file.read_body_file`."""
+  """The arrays behind `load`, in the format of `read_body_file`."""
   if str(path) in ("mannequin", "mannequin_small"):
     from jhmr.body import mannequin  # makes meshes: costs half a second nobody else should pay
     return mannequin.arrays("small" if str(path).endswith("small") else "full")
-  from jhmr.body import body_file
-  return body_file.read_body_file(path, gender)
+  return read_body_file(path, gender)
 
 
 def forward(body, betas, pose, transl=None):
