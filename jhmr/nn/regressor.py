@@ -5,6 +5,9 @@ from typing import Any
 from flax import linen as nn
 import jax
 import jax.numpy as jnp
+from jhmr.nn.resnet import ResNet
+
+BATCH_NORM = ("device", "sync", "frozen")
 
 torch_dense = jax.nn.initializers.variance_scaling(1.0 / 3.0, "fan_in", "uniform")  # U(-1/sqrt(in), 1/sqrt(in))
 small_xavier = jax.nn.initializers.variance_scaling(1e-4, "fan_avg", "uniform")     # Xavier uniform, gain 0.01
@@ -66,3 +69,40 @@ class Regressor(nn.Module):
       estimate = [e + decode(x).astype(jnp.float32) for e, decode in zip(estimate, decoders)]
       history.append(estimate)
     return tuple(jnp.stack(steps, axis=1) for steps in zip(*history))
+
+
+class ImageRegressor(nn.Module):
+  """A residual backbone and the iterative regressor on its features: the network of HMR and SPIN.
+
+  Attributes:
+    backbone: a key of `resnet.ARCHITECTURES`.
+    iterations, hidden, dropout, activation: of the regressor.
+    dtype: "float32" | "bfloat16", of the computation; parameters, statistics and results are float32.
+    batch_norm: which statistics a training batch is normalised with.
+      "device": each device's own rows, as in the papers; results then depend on the number of devices.
+      "sync": those of all devices; results do not depend on their number.
+      "frozen": the running ones, which stay as they are; for warm starts and very small batches.
+    remat: recompute the backbone's blocks in the backward pass, to save memory.
+    axis_name: the mapped axis, for "sync".
+  """
+  backbone: str = "resnet50"
+  iterations: int = 3
+  hidden: int = 1024
+  dropout: float = 0.5
+  activation: str = "relu"
+  dtype: str = "float32"
+  batch_norm: str = "device"
+  remat: bool = False
+  axis_name: Any = None
+
+  @nn.compact
+  def __call__(self, image, start, train):
+    """Normalised crops [B, S, S, 3] -> what `Regressor` returns; with train, statistics change and units drop."""
+    if self.batch_norm not in BATCH_NORM:
+      raise ValueError(f"batch_norm is {self.batch_norm!r}, not one of {BATCH_NORM}")
+    dtype = jnp.dtype(self.dtype)
+    axis_name = self.axis_name if self.batch_norm == "sync" else None
+    backbone = ResNet(self.backbone, dtype, axis_name, self.remat, name="backbone")
+    features = backbone(image, train and self.batch_norm != "frozen")
+    return Regressor(self.iterations, self.hidden, self.dropout, self.activation, dtype, name="head")(
+        features, start, train)
