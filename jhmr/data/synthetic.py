@@ -1,0 +1,302 @@
+"""Rendered people: endless labelled examples, drawn on the device, each a function of (assets, seed, index) alone.
+
+One example: a pose and a shape (`body.poses`), clothes, a camera, a box around the projected keypoints, and a picture
+of that box: rendered straight into the crop, because a crop of a photo is a perspective camera with a shifted
+principal point. Labels are exact and follow `data.spec`.
+
+Index i shows view i % views of person i // views; views share pose, shape and clothes, not camera, light or place.
+"""
+
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from jhmr.body import joints
+from jhmr.body import mesh
+from jhmr.body import poses
+from jhmr.body import render
+from jhmr.body import rotations
+from jhmr.body import smpl
+from jhmr.data import appearance
+from jhmr.data import images
+from jhmr.errors import InputError
+
+NAMES = joints.names("spin49")
+MAX_BETA = 2.5
+_REACH_M = 1.3       # nobody reaches further from the pelvis
+_NEAREST_M = 0.4     # how near the camera may come to anything of the person
+
+
+class Settings(NamedTuple):
+  """What rendered people are like; static numbers, `config.data` overrides any of them."""
+  image_size: int = 224              # side of the crop in pixels
+  views: int = 1                     # images of each person
+  share_2d_only: float = 0.3         # examples whose 3D labels are withheld
+  distance_m: tuple = (2.5, 12.0)    # camera to pelvis, log-uniform; short means strong perspective
+  share_far: float = 0.2             # examples seen from far_m instead, where weak perspective holds
+  far_m: float = 45.0                # where f = 5000 puts a person who fills a 224-pixel crop
+  elevation_deg: tuple = (-12.0, 32.0)  # of the camera above the pelvis, uniform
+  roll_deg: float = 7.0              # spread of the in-plane rotation, normal
+  off_axis_deg: float = 12.0         # the person stands up to this far off the optical axis, each way
+  box_scale: float = 1.2             # side of the box over the extent of the keypoints. Source: SPIN's data
+  scale_jitter: float = 0.2          # side times 1 +- this, uniform
+  shift_jitter: float = 0.06         # centre moved by up to this share of the side
+  share_truncated: float = 0.12      # examples zoomed on a part of the body
+  share_occluded: float = 0.35       # examples with something in front
+  photo: float = 1.0                 # strength of exposure, tint, blur and grain
+  hide: str = ""                     # "multibodies": the protocol of ambiguous crops, see `splits`
+
+
+class Split(NamedTuple):
+  """A fixed evaluation split."""
+  size: int
+  seed: int
+  changes: dict  # of Settings
+
+
+_EXACT_BOX = dict(share_2d_only=0.0, scale_jitter=0.0, shift_jitter=0.0, share_truncated=0.0)
+
+
+def splits():
+  """{name: Split}: fixed sets of rendered people, the same whatever the run's seed.
+
+  val           512 people as in training, but with exact boxes and all labels.
+  val_occluded  512 people of whom parts are hidden: with probability 0.3 the legs (knees down), 0.3 arms and head,
+                0.3 the head, 0.1 nothing. The crop is tight (5 % padded) around the remaining joints, so what is hidden
+                falls outside; a hidden joint that would still show is painted over. Its 2D label has confidence 0.
+                Source: 3D Multi-bodies (Biggs et al. 2020), appendix B, AH36M and A3DPW.
+                Differs: their code hides hips with the legs but leaves them in view, hides the arms where the text says
+                head, does not pad, and leaves hidden joints visible when they overlap the crop.
+  multiview     128 people from 4 sides.
+  """
+  return {"val": Split(512, 1_000_001, _EXACT_BOX),
+          "val_occluded": Split(512, 1_000_002, _EXACT_BOX | dict(share_occluded=0.0, hide="multibodies")),
+          "multiview": Split(512, 1_000_003, _EXACT_BOX | dict(views=4))}
+
+
+def check(settings):
+  """Raises InputError, naming the setting, when one is out of range."""
+  def need(name, ok, says):
+    if not ok:
+      raise InputError(f"config.data.{name} is {getattr(settings, name)!r}: {says}")
+
+  need("image_size", 16 <= settings.image_size <= 1024, "a crop is 16 to 1024 pixels wide")
+  need("views", settings.views >= 1, "give at least 1")
+  for name in ("share_2d_only", "share_far", "share_truncated", "share_occluded"):
+    need(name, 0 <= getattr(settings, name) <= 1, "a share lies in 0..1")
+  near, far = settings.distance_m if len(settings.distance_m) == 2 else (0, 0)
+  need("distance_m", _NEAREST_M + _REACH_M <= near <= far, f"give two numbers, the nearer {_NEAREST_M + _REACH_M} m or more")
+  need("far_m", settings.far_m >= near, "the far camera stands beyond the nearest one")
+  need("elevation_deg", len(settings.elevation_deg) == 2 and max(map(abs, settings.elevation_deg)) <= 90, "two angles within 90")
+  need("off_axis_deg", 0 <= settings.off_axis_deg <= 40, "0 to 40 degrees")
+  need("box_scale", 0.5 <= settings.box_scale <= 4, "0.5 to 4 times the person")
+  need("scale_jitter", 0 <= settings.scale_jitter <= 0.6, "0 to 0.6")
+  need("hide", settings.hide in ("", "multibodies"), "nothing or multibodies")
+
+
+def split_examples(assets, name, index, settings):
+  """Examples index [B] of a fixed split; only image_size and photo of `settings` matter. See `examples`."""
+  split = splits()[name]
+  base = Settings(image_size=settings.image_size, photo=settings.photo)
+  return examples(assets, split.seed, index, base._replace(**split.changes))
+
+
+def examples(assets, seed, index, settings):
+  """Renders a batch.
+
+  Args:
+    assets: "body" Smpl, "surface" Surface, and maybe "mocap" MocapTable, which then supplies poses and shapes.
+    seed: int, static or traced; index: [B] int32.
+    settings: Settings, static.
+  Returns:
+    dict of every field of spec.FIELDS, image normalised. Fields nobody reads cost nothing under jit.
+  """
+  index = jnp.asarray(index, jnp.int32)
+  person, view = index // settings.views, index % settings.views
+  keys = jax.vmap(lambda p: jax.random.fold_in(jax.random.key(seed), p))(person)
+  view_keys = jax.vmap(jax.random.fold_in)(keys, view)
+  who = jax.vmap(lambda k: _person(assets.get("mocap"), k))(keys)
+  where = jax.vmap(lambda k, p, v: _viewpoint(k, p, v, settings))(view_keys, who, view)
+  pose = who["pose"].at[:, 0].set(where["root"])
+  posed = smpl.forward(assets["body"], who["betas"], pose)
+  points = smpl.keypoints(assets["body"], posed, "spin49")
+  camera = jax.vmap(lambda k, w, p, pelvis: _camera(k, w, p, pelvis, settings))(
+      view_keys, where, points, posed.joints[:, 0])
+  picture = _picture(assets, posed.vertices + camera["transl"][:, None], camera, who["clothes"], view_keys, settings)
+  labels = jax.vmap(lambda *a: _labels(*a, settings))(view_keys, points, camera, picture)
+  known = labels.pop("known")
+  only_if = lambda x: x * known.reshape(-1, *[1] * (x.ndim - 1))
+  return {
+      "id": index, "mask": jnp.ones_like(known), "image": images.normalize(picture["image"]),
+      "global_orient": only_if(pose[:, :1]), "body_pose": only_if(pose[:, 1:]), "betas": only_if(who["betas"]),
+      "has_pose": known, "has_betas": known, "has_keypoints3d": known,
+      "keypoints3d": only_if(jnp.concatenate([points, jnp.ones_like(points[..., :1])], -1)),
+      "real_pose": who["real_pose"][:, 1:], "real_betas": who["real_betas"],
+      "transl": camera["transl"], "focal_px": camera["focal_px"], "center_px": camera["center_px"],
+      "parts": picture["parts"], "depth": picture["depth"], "person": person, "view": view, **labels}
+
+
+def _person(mocap, key):
+  """Pose, shape and clothes of one person, and another's pose and shape for an adversarial prior."""
+  pose_key, clothes_key = jax.random.split(key)
+  pose, betas = jax.vmap(lambda k: poses.sample_any(mocap, k))(jax.random.split(pose_key))  # one program for both
+  u = jax.random.uniform(clothes_key, (appearance.CLOTHES_U + 1,))
+  betas = jnp.clip(betas, -MAX_BETA, MAX_BETA)
+  return {"pose": pose[0], "betas": betas[0], "real_pose": pose[1], "real_betas": betas[1],
+          "clothes": appearance.wardrobe(u[:-1]), "yaw": 2 * jnp.pi * u[-1]}
+
+
+def _viewpoint(key, who, view, settings):
+  """Where the camera stands: root rotation in its frame and the ray to the pelvis."""
+  u = jax.random.uniform(jax.random.fold_in(key, 1), (8,))
+  low, high = settings.elevation_deg
+  elevation = jnp.deg2rad(low + (high - low) * u[0])
+  roll = jnp.deg2rad(settings.roll_deg * jax.scipy.special.ndtri(0.001 + 0.998 * u[1]))
+  yaw = who["yaw"] + 2 * jnp.pi * (view + 0.4 * (u[2] - 0.5)) / settings.views
+  # y up to y down and z away is a half turn about x; then the camera looks down, then it rolls.
+  turns = [rotations.rotation_about("z", roll), rotations.rotation_about("x", elevation + jnp.pi),
+           rotations.rotation_about("y", yaw), who["pose"][0]]
+  root = turns[0]
+  for turn in turns[1:]:
+    root = jnp.matmul(root, turn, precision=jax.lax.Precision.HIGHEST)
+  near, far = settings.distance_m
+  distance = jnp.where(u[3] < settings.share_far, settings.far_m, near * (far / near) ** u[4])
+  angles = jnp.deg2rad(settings.off_axis_deg * (2 * u[5:7] - 1))
+  return {"root": root, "ray": distance * jnp.append(jnp.tan(angles), 1.0)}
+
+
+def _camera(key, where, points, pelvis, settings):
+  """The box around the person and the crop's camera.
+
+  Args:
+    points: [49, 3] keypoints, pelvis: [3], both without translation.
+  Returns:
+    {"transl" [3], "focal_px" [], "center_px" [2], "keypoints_px" [49, 2], "depth_m" [49], "hidden" [49] bool}.
+  """
+  u = jax.random.uniform(jax.random.fold_in(key, 2), (9,))
+  transl = where["ray"] - pelvis
+  flat = (points + transl)[:, :2] / (points + transl)[:, 2:]
+  hidden = _hidden_joints(u[0], settings)
+  low = jnp.min(jnp.where(hidden[:, None], jnp.inf, flat), 0)
+  high = jnp.max(jnp.where(hidden[:, None], -jnp.inf, flat), 0)
+  scale = 1.05 if settings.hide else settings.box_scale
+  side = scale * jnp.max(high - low) * (1.0 + settings.scale_jitter * (2 * u[1] - 1))
+  center = (low + high) / 2 + settings.shift_jitter * side * (2 * u[2:4] - 1)
+  zoom = jnp.where(u[4] < settings.share_truncated, 0.45 + 0.35 * u[5], 1.0)
+  center += 0.9 * (1.0 - zoom) * (u[6:8] - 0.5) * (high - low)
+  focal_px = settings.image_size / (side * zoom)
+  center_px = settings.image_size / 2 - center * focal_px
+  return {"transl": transl, "focal_px": focal_px, "center_px": center_px,
+          "keypoints_px": flat * focal_px + center_px, "depth_m": (points + transl)[:, 2], "hidden": hidden}
+
+
+_HEAD = ("nose", "eye", "ear", "head", "jaw")
+_PROTOCOL = (("knee", "ankle", "toe", "heel"), (*_HEAD, "neck", "thorax", "shoulder", "elbow", "wrist"), _HEAD, ())
+_HIDDEN = np.array([[any(part in name for part in parts) for name in NAMES] for parts in _PROTOCOL])
+
+
+def _hidden_joints(u, settings):
+  """[49] bool, joints the protocol hides: legs 0.3, arms and head 0.3, head 0.3, nothing 0.1."""
+  if not settings.hide:
+    return jnp.zeros(len(NAMES), bool)
+  return jnp.asarray(_HIDDEN)[jnp.sum(u > jnp.array([0.3, 0.6, 0.9])).astype(int)]
+
+
+def _picture(assets, vertices_cam, camera, clothes, keys, settings):
+  """Image [B, S, S, 3] in 0..255, parts, depth, and what hides the person [B, S, S]."""
+  body, surface = assets["body"], assets["surface"]
+  size = (settings.image_size,) * 2
+  people = vertices_cam[:, None]
+  scene = render.render_batch(people, surface.faces, camera["focal_px"], camera["center_px"], size,
+                              windows(settings, surface.faces.shape[0]), cull=True)
+  u = jax.vmap(lambda k: jax.random.uniform(jax.random.fold_in(k, 3), (appearance.LIGHT_U,)))(keys)
+  lamps = jax.vmap(appearance.lamp)(u)
+  cosine = jnp.sum(mesh.vertex_normals(people, surface.faces) * lamps["direction"][:, None, None], -1)
+  rest = jnp.broadcast_to(body.template.T, people.shape)
+  seen = render.interpolate(scene, jnp.concatenate([cosine[..., None], rest], -1), surface.faces)
+  part = render.part_labels(scene, surface.parts24)
+  head = _head(body)
+
+  def paint(key, clothes, lamp, seen, part, camera):
+    color = appearance.albedo(clothes, part.astype(int), seen[..., 1:], head) * appearance.light(lamp, seen[..., 0])
+    return _compose(key, color, part > 0, camera, settings)
+
+  image, covered = jax.vmap(paint)(keys, clothes, lamps, seen, part, camera)
+  shown = (part > 0) & ~covered
+  return {"image": image, "parts": jnp.where(shown, part, 0).astype(jnp.uint8), "covered": covered,
+          "depth": jnp.where(shown, scene.depth, 0.0), "surface_m": scene.depth, "overflow": scene.overflow}
+
+
+def _head(body):
+  """Where the unposed head is: a point for the ear, the height of its top, the two eyes."""
+  point = lambda name: jnp.matmul(body.template, body.landmarks[body.landmark_names.index(f"vertex:{name}")],
+                                  precision=jax.lax.Precision.HIGHEST)
+  return {"ear": point("left_ear"), "top": jnp.max(body.template[1]), "eyes": jnp.stack([point("left_eye"), point("right_eye")])}
+
+
+def _compose(key, color, body, camera, settings):
+  """Person over background, occluders over both, then the camera's photo: (bytes [S, S, 3], covered [S, S])."""
+  size = settings.image_size
+  axis = (jnp.arange(size) + 0.5) / size
+  grid = jnp.stack(jnp.meshgrid(axis, axis), -1)
+  noise_key, grain_key, u_key = jax.random.split(jax.random.fold_in(key, 4), 3)
+  shapes = appearance.NUM_CLUTTER + appearance.NUM_OCCLUDERS
+  c = appearance.split(jax.random.uniform(u_key, (appearance.BACKGROUND_U + appearance.CAMERA_U + shapes * appearance.SHAPE_U + 2,)),
+                       background=appearance.BACKGROUND_U, camera=appearance.CAMERA_U, occluded=2,
+                       shapes=shapes * appearance.SHAPE_U)
+  shape = c["shapes"].reshape(shapes, appearance.SHAPE_U)
+  noise = appearance.noise_image(noise_key, size)
+  image = appearance.background(c["background"], shape[:appearance.NUM_CLUTTER], noise, grid)
+  image = jnp.where(body[..., None], color, image)
+  covered = jnp.zeros((size, size), bool)
+  for i, u in enumerate(shape[appearance.NUM_CLUTTER:]):
+    center = camera["keypoints_px"][(len(NAMES) * u[7]).astype(int)] / size + 0.1 * (u[:2] - 0.5)
+    exists = (c["occluded"][0] < settings.share_occluded) & ((i == 0) | (c["occluded"][1] < 0.4))
+    painted, mask = appearance.paint(image, u, exists, grid, center, (0.05, 0.22))
+    image, covered = painted + jnp.where(mask[..., None], 0.4 * noise, 0.0), covered | mask
+  if settings.hide:
+    mask = _patches(camera, grid, size)
+    image, covered = jnp.where(mask[..., None], 0.45 + 0.4 * noise, image), covered | mask
+  return appearance.develop(image, c["camera"], grain_key, settings.photo), covered
+
+
+def _patches(camera, grid, size):
+  """Discs of 11 cm around hidden joints [S, S] bool, for those that would still show."""
+  depth = camera["depth_m"]
+  radius = 0.11 * camera["focal_px"] / depth / size
+  gap = jnp.sum((grid[:, :, None] - camera["keypoints_px"] / size) ** 2, -1)
+  return jnp.any((gap < radius**2) & camera["hidden"], -1)
+
+
+# How far below the skin a joint lies, in metres, generously: deeper than this and something hides it.
+_DEPTHS = (("hip", 0.16), ("pelvis", 0.18), ("spine", 0.18), ("thorax", 0.16), ("neck", 0.12), ("shoulder", 0.12), ("head_top", 0.06),
+           ("head", 0.16), ("jaw", 0.12), ("knee", 0.09), ("elbow", 0.07), ("wrist", 0.06), ("ankle", 0.07))
+_TOLERANCE_M = np.array([next((d for part, d in _DEPTHS if part in name), 0.04) for name in NAMES], np.float32)
+
+
+def _labels(key, points, camera, picture, settings):
+  """2D keypoints with confidences, visibility, and whether the 3D labels are known.
+
+  The annotated half (joints 25..48) has confidence 1 inside the crop; the detected half (0..24, OpenPose's) only
+  where the joint is visible, since a detector finds what it sees.
+  """
+  size = settings.image_size
+  px = camera["keypoints_px"]
+  inside = jnp.all((px >= 0) & (px < size), -1) & ~camera["hidden"]
+  column, row = jnp.clip(px.astype(jnp.int32), 0, size - 1).T
+  in_front = picture["surface_m"][row, column] < camera["depth_m"] - _TOLERANCE_M
+  visible = inside & ~in_front & ~picture["covered"][row, column]
+  detected = jnp.arange(len(NAMES)) < len(joints.names("openpose25"))
+  confidence = jnp.where(detected, visible, inside).astype(jnp.float32)
+  crop = jnp.concatenate([2 * px / size - 1, jnp.ones_like(px[:, :1])], -1) * confidence[:, None]
+  known = jax.random.uniform(jax.random.fold_in(key, 5)) >= settings.share_2d_only
+  return {"keypoints2d": crop, "visible": visible.astype(jnp.float32), "known": known.astype(jnp.float32)}
+
+
+def windows(settings, num_faces):
+  """The renderer's search windows for bodies of so many faces; measured to leave fewer than one face in 10,000 out."""
+  per_face = settings.image_size * np.sqrt(1.9 / num_faces)  # pixels, a person 1 m from edge to edge of the crop
+  large = int(np.ceil(10.0 * per_face)) + 2
+  return render.Windows(small=int(np.ceil(1.7 * per_face)) + 1, large=large, num_large=num_faces // 2)
