@@ -1,0 +1,435 @@
+"""The rasteriser against closed forms, ray casting, finite differences and loops over people."""
+
+import functools
+
+import jax
+import jax.numpy as jnp
+from jhmr.body import mannequin
+from jhmr.body import raster
+from jhmr.body import render
+from jhmr.body import rotations
+from jhmr.body import smpl
+import numpy as np
+import pytest
+
+SIZE = (64, 80)
+CENTER = np.float32([40, 32])
+
+
+@functools.cache
+def person(size):
+  """(vertices [N, 3] centred at the origin, faces) of a walking mannequin in the camera frame, facing the camera."""
+  arrays = mannequin.arrays(size)
+  pose = np.tile(np.eye(3, dtype=np.float32), (24, 1, 1))
+  for joint, axis, angle in ((1, "x", -0.6), (2, "x", 0.4), (4, "x", 0.5), (16, "z", -1.1), (17, "z", 1.2), (19, "y", 1.)):
+    pose[joint] = rotations.rotation_about(axis, angle)
+  pose[0] = rotations.rotation_about("y", 0.5)
+  posed = smpl.forward(smpl.from_arrays(arrays), np.zeros(10, np.float32), pose)
+  vertices = np.asarray(posed.vertices) * np.float32([1, -1, -1])
+  return vertices - (vertices.min(0) + vertices.max(0)) / 2, arrays["f"].astype(np.int32)
+
+
+@functools.partial(jax.jit, static_argnums=(3, 4), static_argnames=("cull",))
+def flat(points, depth, faces, size, windows, cull=False):
+  return render.rasterize(points, depth, faces, size, windows, cull)
+
+
+@functools.partial(jax.jit, static_argnums=(4, 5), static_argnames=("cull",))
+def people(vertices, faces, focal, center, size, windows, valid=None, cull=False):
+  return render.render_people(vertices, faces, focal, center, size, windows, valid, cull)
+
+
+def crowd(num):
+  """[P, N, 3] small mannequins, partly in front of each other, for SIZE and a focal length of 90 px."""
+  vertices, faces = person("small")
+  places = np.float32([[-0.5, 0, 3.0], [0.1, 0.1, 4.0], [0.5, 0, 2.6], [0, 0, 5]])[:num]
+  return vertices + places[:, None], faces
+
+
+CROWD_WINDOWS = render.Windows(3, 6, 300)
+
+
+# Against rays
+
+@pytest.mark.parametrize("depth_m", [2.5, 4.2, 14.0])
+def test_depth_coverage_and_faces_match_ray_casting(depth_m):
+  trimesh = pytest.importorskip("trimesh")
+  pytest.importorskip("embreex")
+  vertices, faces = person("full")
+  vertices = vertices + np.float32([0.1, 0.05, depth_m])
+  size, focal, center = (256, 208), 300.0, np.float32([104, 128])
+  windows = render.choose_windows(vertices, faces, focal, 2.0)
+  scene = people(vertices[None], faces, focal, center, size, windows)
+  assert int(scene.overflow) == 0
+  columns, rows = np.meshgrid(np.arange(size[1]) + 0.5, np.arange(size[0]) + 0.5)
+  rays = np.stack([(columns - center[0]) / focal, (rows - center[1]) / focal, np.ones(size)], -1).reshape(-1, 3)
+  mesh = trimesh.Trimesh(vertices, faces, process=False)
+  hit = mesh.ray.intersects_first(np.zeros_like(rays), rays)
+  ours = np.asarray(scene.face_ids).ravel()
+  edge = _near_silhouette(np.asarray(scene.person) >= 0).ravel()
+  assert np.array_equal((hit >= 0)[~edge], (ours >= 0)[~edge])
+  assert np.mean((hit >= 0) != (ours >= 0)) < 1e-4
+  both = (hit >= 0) & (ours >= 0)
+  same = both & (hit == ours)
+  assert same.sum() > 0.999 * both.sum() and both.sum() > 200
+  # Depth of the ray in the plane of the face it hit, in float64: where both see one surface.
+  a, b, c = (vertices[faces[hit[both]]].astype(np.float64)[:, k] for k in range(3))
+  normal = np.cross(b - a, c - a)
+  depth = np.sum(a * normal, -1) / np.sum(rays[both] * normal, -1)
+  error = np.abs(np.asarray(scene.depth).ravel()[both] - depth)
+  assert error[hit[both] == ours[both]].max() < 1e-4
+  assert np.mean(error > 1e-4) < 1e-3
+
+
+def _near_silhouette(mask):
+  grown = np.pad(mask, 1, mode="edge")
+  shifted = [grown[1 + i:grown.shape[0] - 1 + i, 1 + j:grown.shape[1] - 1 + j] for i in (-1, 0, 1) for j in (-1, 0, 1)]
+  return np.any(shifted, 0) != np.all(shifted, 0)
+
+
+# Closed forms
+
+TRIANGLE_PX = np.float32([[3.2, 5.1], [20.7, 8.4], [9.3, 25.9]])
+TRIANGLE_Z = np.float32([2.0, 3.0, 4.5])
+
+
+def _exact(points_px, z, rows, columns):
+  """Barycentrics and depth in float64 at pixel centres, from the linear system of each pixel."""
+  system = np.concatenate([points_px.T, np.ones((1, 3))]).astype(np.float64)
+  at = np.stack([columns + 0.5, rows + 0.5, np.ones(len(rows))])
+  screen = np.linalg.solve(system, at)  # [3, pixels]
+  depth = 1 / np.sum(screen / z[:, None], 0)
+  return screen, depth, screen / z[:, None] * depth
+
+
+def test_one_triangle_is_exact_at_pixel_centres():
+  out = flat(TRIANGLE_PX, TRIANGLE_Z, np.int32([[0, 1, 2]]), SIZE, render.Windows(4, 24, 1))
+  rows, columns = (i.ravel() for i in np.indices(SIZE))
+  screen, depth, weights = _exact(TRIANGLE_PX, TRIANGLE_Z, rows, columns)
+  inside = np.all(screen >= 0, 0)
+  assert np.array_equal(np.asarray(out.face_ids).ravel() == 0, inside) and inside.sum() > 100
+  np.testing.assert_allclose(np.asarray(out.depth).ravel()[inside], depth[inside], rtol=1e-6)
+  np.testing.assert_allclose(np.asarray(out.weights).reshape(-1, 3)[inside], weights.T[inside], atol=1e-6)
+  assert np.all(np.asarray(out.depth).ravel()[~inside] == render.BACKGROUND_M) and not np.any(
+      np.asarray(out.weights).reshape(-1, 3)[~inside])
+
+
+def test_both_sides_are_drawn_and_cull_drops_the_inside():
+  windows, faces = render.Windows(4, 24, 1), np.int32([[0, 1, 2]])
+  there, back = (flat(TRIANGLE_PX, TRIANGLE_Z, f, SIZE, windows) for f in (faces, faces[:, ::-1]))
+  assert np.array_equal(there.face_ids, back.face_ids)
+  np.testing.assert_allclose(there.depth, back.depth, rtol=1e-6)
+  drawn = [np.any(flat(TRIANGLE_PX, TRIANGLE_Z, f, SIZE, windows, cull=True).face_ids >= 0)
+           for f in (faces, faces[:, ::-1])]
+  assert drawn == [False, True]  # pixels run x right, y down: this triangle runs clockwise seen from behind
+
+
+@pytest.mark.parametrize("diagonal", [0, 1])
+def test_faces_sharing_an_edge_leave_no_hole_and_no_double_winner(diagonal):
+  square = np.float32([[2.5, 2.5], [18.5, 2.5], [18.5, 18.5], [2.5, 18.5]])  # the diagonal runs through pixel centres
+  faces = np.int32([[[0, 1, 2], [0, 2, 3]], [[1, 2, 3], [3, 0, 1]]][diagonal])
+  z, windows = np.full(4, 2, np.float32), render.Windows(4, 24, 2)
+  ids = np.asarray(flat(square, z, faces, SIZE, windows).face_ids)
+  box = np.zeros(SIZE, bool)
+  box[2:19, 2:19] = True
+  assert np.array_equal(ids >= 0, box)
+  alone = [np.asarray(flat(square, z, np.stack([f, f]), SIZE, windows).face_ids) >= 0 for f in faces]
+  assert (alone[0] & alone[1]).sum() == 17  # the shared edge
+  assert np.array_equal(ids == 0, alone[0])  # equal depths: the lower id wins
+
+
+@pytest.mark.parametrize("grid", [None, 4, 3])
+def test_a_crooked_sheet_has_no_cracks(grid):
+  """Corners on quarters put edges exactly through pixel centres; on thirds, through them but for rounding."""
+  rng, n = np.random.default_rng(0), 40
+  y, x = np.meshgrid(np.linspace(-3, 68, n), np.linspace(-3, 84, n), indexing="ij")
+  points = (np.stack([x, y], -1) + rng.uniform(-0.6, 0.6, (n, n, 2))).reshape(-1, 2)
+  points = points if grid is None else np.round(points * grid) / grid
+  corner = (np.arange(n - 1)[:, None] * n + np.arange(n - 1)).ravel()
+  faces = np.concatenate([np.stack([corner, corner + 1, corner + n], -1),
+                          np.stack([corner + n + 1, corner + n, corner + 1], -1)]).astype(np.int32)
+  out = flat(points.astype(np.float32), rng.uniform(2, 3, n * n).astype(np.float32), faces, SIZE, render.Windows(4, 8, 200))
+  assert int(out.overflow) == 0 and np.all(np.asarray(out.face_ids) >= 0)
+  assert 2 <= float(out.depth.min()) and float(out.depth.max()) <= 3
+
+
+def test_a_shift_by_whole_pixels_shifts_the_faces():
+  vertices, faces = person("small")
+  points = np.round((vertices[:, :2] * 25 + [38, 30]) * 256).astype(np.float32) / 256  # shifts stay exact in float32
+  windows = render.Windows(3, 6, 300)
+  here, there = (flat(points + np.float32(s), vertices[:, 2] + 5, faces, SIZE, windows) for s in ((0, 0), (7, -5)))
+  assert np.array_equal(np.asarray(here.face_ids)[5:, :-7], np.asarray(there.face_ids)[:-5, 7:])
+  np.testing.assert_allclose(np.asarray(here.depth)[5:, :-7], np.asarray(there.depth)[:-5, 7:], rtol=1e-6)
+  assert int(here.overflow) == int(there.overflow) == 0
+
+
+# Windows
+
+def test_windows_too_small_are_reported_and_the_back_shows_through():
+  vertices, faces = person("small")
+  vertices = vertices + np.float32([0, 0, 3])
+  draw = lambda windows: people(vertices[None], faces, 90.0, CENTER, SIZE, windows)
+  good, bad = draw(CROWD_WINDOWS), draw(render.Windows(1, 2, 300))
+  assert int(good.overflow) == 0 and int(bad.overflow) > 50
+  both = (np.asarray(good.face_ids) >= 0) & (np.asarray(bad.face_ids) >= 0)
+  assert np.max((np.asarray(bad.depth) - np.asarray(good.depth))[both]) > 0.1
+
+
+def test_overflow_counts_each_lost_face_once():
+  def needs(side, at):  # a triangle that needs a window of side x side pixels
+    return np.float32([[at + 0.2, 1.2], [at + side - 0.2, 1.2], [at + 0.2, 1.2 + side - 0.4]])
+  points = np.concatenate([needs(2, 1), needs(5, 5), needs(6, 12), needs(7, 20), needs(12, 30), needs(12, 44)])
+  faces, z = np.arange(18, dtype=np.int32).reshape(-1, 3), np.full(18, 2, np.float32)
+  lost = lambda *windows: int(flat(points, z, faces, SIZE, render.Windows(*windows)).overflow)
+  assert [lost(2, 12, 5), lost(2, 12, 3), lost(2, 8, 3), lost(2, 8, 1), lost(2, 2, 0), lost(12, 12, 0), lost(6, 8, 0)] == [
+      0, 2, 2, 4, 5, 0, 3]
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_chosen_windows_hold_every_face(seed):
+  vertices, faces = person("small")
+  turn = np.asarray(rotations.axis_angle_to_matrix(np.random.default_rng(seed).normal(size=3) * 2))
+  vertices = (vertices @ turn.T).astype(np.float32)
+  vertices[:, 2] += 2.2 - vertices[:, 2].min()
+  windows = render.choose_windows(person("small")[0], faces, 90.0, 2.2)
+  assert windows.small <= windows.large <= 6
+  assert int(people(vertices[None], faces, 90.0, CENTER, SIZE, windows).overflow) == 0
+
+
+def test_cheapest_windows_has_least_work():
+  sides = np.array([1, 2, 2, 3, 3, 3, 9, 10])
+  work = lambda w: len(sides) * w.small**2 + w.num_large * w.large**2
+  best = raster.cheapest_windows(sides)
+  every = [render.Windows(s, 10, int((sides > s).sum())) for s in range(1, 11)]
+  assert work(best) == min(map(work, every)) and best.num_large == (sides > best.small).sum()
+
+
+# Gradients
+
+@functools.partial(jax.jit, static_argnums=(3,))
+def depth_gradient(vertices, faces, weights, windows=CROWD_WINDOWS, valid=None):
+  def total(v):
+    scene = render.render_people(v, faces, 90.0, CENTER, SIZE, windows, valid)
+    return jnp.sum(jnp.where(scene.person >= 0, scene.depth, 0) * weights), scene
+  return jax.value_and_grad(total, has_aux=True)(vertices)
+
+
+def _frozen_sum(vertices, faces, scene, weights):
+  """Weighted sum of depths in float64 by ray-plane intersection, visibility frozen; and where pixels are drawn."""
+  rows, columns = np.nonzero(np.asarray(scene.person) >= 0)
+  ids = faces[np.asarray(scene.face_ids)[rows, columns]]
+  a, b, c = (vertices[np.asarray(scene.person)[rows, columns], ids[:, k]] for k in range(3))
+  ray = np.stack([(columns + 0.5 - CENTER[0]) / 90.0, (rows + 0.5 - CENTER[1]) / 90.0, np.ones(len(rows))], -1)
+  normal = np.cross(b - a, c - a)
+  return np.sum(weights[rows, columns] * np.sum(a * normal, -1) / np.sum(ray * normal, -1))
+
+
+def test_gradient_of_depth_is_that_of_finite_differences_with_frozen_faces():
+  vertices, faces = crowd(2)
+  scene = people(vertices, faces, 90.0, CENTER, SIZE, CROWD_WINDOWS)
+  # Pixels of faces nearly edge-on are left out: their derivatives are huge and drown the others in float32.
+  steep = np.abs(np.gradient(np.where(np.asarray(scene.person) >= 0, scene.depth, np.nan))).max(0)
+  weights = (steep < 0.05).astype(np.float32)
+  assert weights.sum() > 300
+  (value, scene), gradient = depth_gradient(vertices, faces, weights)
+  gradient, exact = np.asarray(gradient, np.float64), vertices.astype(np.float64)
+  total = lambda v: _frozen_sum(v, faces, scene, weights)
+  np.testing.assert_allclose(float(value), total(exact), rtol=1e-5)
+  for direction in (*np.eye(3), *np.random.default_rng(0).normal(size=(3, *vertices.shape))):
+    direction = np.broadcast_to(direction, vertices.shape)
+    numeric = (total(exact + 1e-6 * direction) - total(exact - 1e-6 * direction)) / 2e-6
+    np.testing.assert_allclose(np.sum(gradient * direction), numeric, rtol=1e-3, atol=1e-4 * np.abs(gradient).sum())
+
+
+def test_gradient_is_finite_and_zero_where_nothing_is_seen():
+  vertices = np.float32([[0, 0, 2], [0.3, 0, 2], [0, 0.3, 2],               # seen
+                         [0.1, 0.1, 1], [0.1, 0.1, 1], [0.1, 0.1, 1],        # a point
+                         [-0.2, -0.2, 2], [-0.1, -0.1, 2], [0.2, 0.2, 2],    # a line
+                         [0, 0, -1], [0.3, 0, 2], [0, 0.3, 0],               # across and on the camera plane
+                         [np.nan, 0, 2], [np.inf, 0, 2], [0, 0, np.inf],     # not numbers
+                         [5, 5, 2], [6, 5, 2], [5, 6, 2]])                   # outside the image
+  faces = np.arange(18, dtype=np.int32).reshape(-1, 3)
+  for order in (faces, faces[::-1], faces[1:]):
+    (value, scene), gradient = depth_gradient(vertices[None], order, np.ones(SIZE, np.float32), render.Windows(4, 20, 4))
+    gradient = np.asarray(gradient[0])
+    assert np.isfinite(value) and np.all(np.isfinite(gradient)) and int(scene.overflow) == 0
+    assert not np.any(gradient[3:])
+    assert np.any(gradient[:3]) == (len(order) == 6)
+  _, hidden = depth_gradient(vertices[None], faces, np.ones(SIZE, np.float32), render.Windows(4, 20, 4), np.zeros(1))
+  assert not np.any(hidden)
+
+
+def test_points_in_pixels_may_be_anything_behind_the_camera():
+  def total(points, depth):
+    out = render.rasterize(points, depth, np.int32([[0, 1, 2], [3, 4, 5]]), SIZE, render.Windows(4, 24, 2))
+    return jnp.sum(out.depth), out.face_ids
+  points = np.concatenate([np.float32([[np.nan, 0], [np.inf, -np.inf], [1e38, 2]]), TRIANGLE_PX])
+  depth = np.concatenate([np.float32([-1, 0, np.nan]), TRIANGLE_Z])
+  gradients, ids = jax.jit(jax.grad(total, argnums=(0, 1), has_aux=True))(points, depth)
+  assert set(np.unique(ids)) == {-1, 1}
+  for g in gradients:
+    assert np.all(np.isfinite(g)) and not np.any(g[:3]) and np.any(g[3:])
+
+
+# Several people, several images
+
+def test_the_nearest_person_wins_and_masks_leave_people_out():
+  vertices, faces = crowd(3)
+  alone = [people(v[None], faces, 90.0, CENTER, SIZE, CROWD_WINDOWS) for v in vertices]
+  assert all(int(a.overflow) == 0 for a in alone)
+  depths = np.stack([np.where(a.person >= 0, a.depth, np.inf) for a in alone])
+  for mask in ([1, 1, 1], [1, 0, 1], [0, 1, 0], [0, 0, 0]):
+    scene = people(vertices, faces, 90.0, CENTER, SIZE, CROWD_WINDOWS, np.float32(mask))
+    masked = np.where(np.array(mask, bool)[:, None, None], depths, np.inf)
+    seen = np.isfinite(masked.min(0))
+    assert np.array_equal(scene.person, np.where(seen, masked.argmin(0), -1))
+    np.testing.assert_allclose(scene.depth, np.where(seen, masked.min(0), render.BACKGROUND_M), rtol=1e-6)
+    ids = np.take_along_axis(np.stack([a.face_ids for a in alone]), masked.argmin(0)[None], 0)[0]
+    assert np.array_equal(scene.face_ids, np.where(seen, ids, -1))
+  assert len({tuple(np.unique(a.person)) for a in alone}) == 1
+
+
+def test_every_mask_runs_the_same_program():
+  vertices, faces = crowd(3)
+  program = jax.jit(lambda v, m: render.render_people(v, faces, 90.0, CENTER, SIZE, CROWD_WINDOWS, m).depth)
+  for mask in ([1, 1, 1], [0, 1, 0], [0, 0, 0]):
+    program(vertices, np.float32(mask))
+  assert program._cache_size() == 1
+
+
+def test_a_batch_is_its_images_one_by_one():
+  vertices, faces = crowd(4)
+  vertices = vertices.reshape(2, 2, -1, 3)
+  focal, center, valid = np.float32([90, 80]), np.float32([[40, 32], [36, 30]]), np.float32([[1, 1], [0, 1]])
+  batch = jax.jit(render.render_batch, static_argnums=(4, 5))(vertices, faces, focal, center, SIZE, CROWD_WINDOWS, valid)
+  for i in range(2):
+    one = people(vertices[i], faces, focal[i], center[i], SIZE, CROWD_WINDOWS, valid[i])
+    for ours, theirs in zip(jax.tree.leaves(batch), jax.tree.leaves(one)):
+      np.testing.assert_allclose(ours[i], theirs, rtol=1e-6, atol=1e-6)
+
+
+def test_vmap_over_images_is_the_batch():
+  vertices, faces = crowd(2)
+  draw = lambda v: render.render_people(v, faces, 90.0, CENTER, SIZE, CROWD_WINDOWS)
+  mapped = jax.jit(jax.vmap(draw))(vertices[:, None])
+  batch = jax.jit(render.render_batch, static_argnums=(4, 5))(vertices[:, None], faces, 90.0, CENTER, SIZE, CROWD_WINDOWS)
+  for ours, theirs in zip(jax.tree.leaves(batch), jax.tree.leaves(mapped)):
+    np.testing.assert_allclose(ours, theirs, rtol=1e-6, atol=1e-4)
+
+
+def test_jit_changes_nothing():
+  vertices, faces = crowd(2)
+  eager = render.render_people(vertices, faces, 90.0, CENTER, SIZE, CROWD_WINDOWS)
+  jitted = people(vertices, faces, 90.0, CENTER, SIZE, CROWD_WINDOWS)
+  assert np.mean(np.asarray(eager.face_ids) != np.asarray(jitted.face_ids)) < 1e-3  # ties at edges, rounded apart
+  np.testing.assert_allclose(eager.depth, jitted.depth, rtol=1e-5)
+  assert np.array_equal(eager.person, jitted.person) and int(eager.overflow) == int(jitted.overflow)
+
+
+def test_cull_leaves_the_picture_of_a_closed_mesh():
+  vertices, faces = crowd(2)
+  both = people(vertices, faces, 90.0, CENTER, SIZE, CROWD_WINDOWS)
+  half = people(vertices, faces, 90.0, CENTER, SIZE, CROWD_WINDOWS, cull=True)
+  assert np.array_equal(both.person, half.person)
+  assert np.mean(np.abs(np.asarray(both.depth) - np.asarray(half.depth)) > 1e-3) < 1e-3
+
+
+def test_wrong_shapes_and_too_many_faces_are_refused():
+  with pytest.raises(ValueError, match=r"\[N, 2\]"):
+    render.rasterize(np.zeros((4, 3)), np.ones(4), np.zeros((1, 3), np.int32), SIZE)
+  with pytest.raises(ValueError, match=r"\[B, P, N, 3\]"):
+    render.render_people(np.zeros((4, 3)), np.zeros((1, 3), np.int32), 90.0, CENTER, SIZE)
+  with pytest.raises(ValueError, match="65,536"):
+    render.rasterize(np.zeros((4, 2)), np.ones(4), np.zeros((70000, 3), np.int32), SIZE)
+
+
+# What pixels show
+
+@pytest.fixture(scope="module")
+def scene3():
+  vertices, faces = crowd(3)
+  return vertices, faces, people(vertices, faces, 90.0, CENTER, SIZE, CROWD_WINDOWS)
+
+
+def test_interpolated_positions_lie_on_the_pixels_ray(scene3):
+  vertices, faces, scene = scene3
+  at = np.asarray(jax.jit(render.interpolate)(scene, vertices, faces))
+  seen = np.asarray(scene.person) >= 0
+  rows, columns = np.nonzero(seen)
+  np.testing.assert_allclose(at[seen][:, 2], np.asarray(scene.depth)[seen], rtol=1e-5)
+  pixels = 90.0 * at[seen][:, :2] / at[seen][:, 2:] + CENTER
+  np.testing.assert_allclose(pixels, np.stack([columns, rows], -1) + 0.5, atol=1e-3)
+  assert not np.any(at[~seen])
+
+
+def test_labels_and_corner_values_follow_the_face(scene3):
+  vertices, faces, scene = scene3
+  parts = np.arange(len(faces)) % 24 + 1
+  labels = np.asarray(render.part_labels(scene, parts))
+  ids = np.asarray(scene.face_ids)
+  assert labels.dtype == np.uint8 and np.array_equal(labels, np.where(ids >= 0, parts[ids], 0))
+  corner_ids = np.asarray(render.interpolate_corners(scene, np.float32(faces)[..., None]))[..., 0]
+  slow = np.sum(faces[np.maximum(ids, 0)] * np.asarray(scene.weights), -1)
+  np.testing.assert_allclose(corner_ids, slow, rtol=1e-5)
+
+
+def test_what_pixels_show_is_the_same_with_a_batch_axis(scene3):
+  vertices, faces, _ = scene3
+  groups = np.stack([vertices[:2], vertices[1:]])
+  colors = np.random.default_rng(0).uniform(size=(2, 2, len(faces), 3)).astype(np.float32)
+  light, ambient = np.float32([[0.1, -0.5, -0.6], [0.4, 0.1, -0.3]]), np.float32([0.2, 0.4])
+  scene = jax.jit(render.render_batch, static_argnums=(4, 5))(groups, faces, 90.0, CENTER, SIZE, CROWD_WINDOWS)
+  shade = jax.jit(render.shade)
+  whole = shade(scene, groups, faces, colors, light, ambient)
+  for i in range(2):
+    one = jax.tree.map(lambda x, i=i: x[i], scene)
+    np.testing.assert_allclose(whole[i], shade(one, groups[i], faces, colors[i], light[i], ambient[i]), atol=1e-6)
+
+
+def sphere(num_rings=24):
+  """A unit sphere of (2 num_rings) meridians, faces counter-clockwise seen from outside."""
+  theta, phi = np.meshgrid(np.linspace(0.02, np.pi - 0.02, num_rings), np.arange(2 * num_rings) * np.pi / num_rings,
+                           indexing="ij")
+  points = np.stack([np.sin(theta) * np.cos(phi), np.sin(theta) * np.sin(phi), np.cos(theta)], -1).reshape(-1, 3)
+  i, j = (x.ravel() for x in np.indices((num_rings - 1, 2 * num_rings)))
+  at = lambda i, j: i * 2 * num_rings + j % (2 * num_rings)
+  faces = np.concatenate([np.stack([at(i, j), at(i + 1, j), at(i + 1, j + 1)], -1),
+                          np.stack([at(i, j), at(i + 1, j + 1), at(i, j + 1)], -1)])
+  return points.astype(np.float32), faces.astype(np.int32)
+
+
+@pytest.mark.parametrize("inside_out", [False, True])
+def test_a_sphere_is_shaded_by_lambert(inside_out):
+  points, faces = sphere()
+  points = points @ np.asarray(rotations.rotation_about("x", 1.0)).T  # the open poles out of sight
+  vertices = (points + np.float32([0, 0, 6]))[None]
+  faces = faces[:, ::-1] if inside_out else faces
+  light, ambient, color = np.float32([0.3, -0.4, -0.5]), 0.2, np.float32([0.9, 0.6, 0.3])
+  scene = people(vertices, faces, 150.0, CENTER, SIZE, render.Windows(6, 12, 400))
+  assert int(scene.overflow) == 0
+  colors = np.broadcast_to(color, (1, len(faces), 3))
+  shaded = np.asarray(jax.jit(render.shade)(scene, vertices, faces, colors, light, ambient))
+  rows, columns = np.nonzero(np.asarray(scene.person) >= 0)
+  ray = np.stack([(columns + 0.5 - 40) / 150, (rows + 0.5 - 32) / 150, np.ones(len(rows))], -1)
+  # |s ray - center| = 1, the nearer root; the normal is the point minus the centre.
+  a, b = np.sum(ray * ray, -1), ray[:, 2] * 6
+  root = np.sqrt(np.maximum(b * b - a * 35, 0))
+  normal = ray * ((b - root) / a)[:, None] - [0, 0, 6]
+  wanted = color * (ambient + np.maximum(normal @ light, 0))[:, None]
+  inner = root > 0.6  # away from the rim, where a polyhedron is no sphere
+  assert inner.sum() > 500
+  np.testing.assert_allclose(shaded[rows, columns][inner], wanted[inner], atol=0.012)
+  assert not np.any(shaded[np.asarray(scene.person) < 0])
+
+
+def test_shading_has_finite_gradients(scene3):
+  vertices, faces, _ = scene3
+  colors = np.full((3, len(faces), 3), 0.5, np.float32)
+
+  def total(vertices, light, ambient):
+    scene = render.render_people(vertices, faces, 90.0, CENTER, SIZE, CROWD_WINDOWS)
+    return jnp.mean(render.shade(scene, vertices, faces, colors, light, ambient))
+
+  gradients = jax.jit(jax.grad(total, argnums=(0, 1, 2)))(vertices, np.float32([0.1, -0.4, -0.5]), np.float32(0.3))
+  for g in gradients:
+    assert np.all(np.isfinite(g)) and np.any(g)
