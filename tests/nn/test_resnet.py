@@ -74,7 +74,8 @@ def test_synchronised_statistics_over_devices_are_those_of_the_whole_batch(tiny)
 
 def test_features_at_initialisation_are_neither_dead_nor_huge(tiny):
   variables, images = tiny
-  features, _ = jax.jit(lambda v, x: ResNet("resnet_tiny").apply(v, x, True, mutable=["batch_stats"]))(variables, images)
+  apply = jax.jit(lambda v, x: ResNet("resnet_tiny").apply(v, x, True, mutable=["batch_stats"]))
+  features, _ = apply(variables, images)
   assert 0.05 < float(features.std()) < 20
 
 

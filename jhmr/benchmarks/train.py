@@ -1,0 +1,159 @@
+"""Training row: updates of a small HMR, beside the same network and losses as a plain PyTorch loop would have them.
+
+The peer starts from our parameters and sees our batch, so its first loss is ours (a test holds the two together). It
+makes its keypoints the usual way, from smplx's full mesh; ours come from the few vertices they need.
+"""
+
+import importlib.util
+import os
+
+import jax
+import jax.numpy as jnp
+from jhmr import parallel
+from jhmr.benchmarks import timing
+from jhmr.body import camera
+from jhmr.body import joints
+from jhmr.body import smpl
+from jhmr.data import spec
+from jhmr.systems import hmr
+import ml_collections
+import numpy as np
+
+IMAGE_SIZE = 64
+CONFIG = {
+    "seed": 0, "num_steps": 1000, "supervision": "spin",
+    "net": {"backbone": "resnet_tiny", "iterations": 3, "hidden": 1024, "dropout": 0.0, "activation": "relu",
+            "dtype": "float32", "batch_norm": "device"},
+    "optim": {"name": "adam", "learning_rate": 1e-4},
+    "weights": {"keypoints2d": 5.0, "keypoints3d": 5.0, "pose": 1.0, "betas": 0.001, "vertices": 0.0, "camera": 0.0,
+                "adversarial": 0.0}}
+
+
+def hmr_step(batch=32, seconds=5.0):
+  """Images per second of whole updates (forward, losses, backward, Adam) on one device, from a batch already there."""
+  arrays = smpl.load_arrays("mannequin")
+  step, state, data, assets = set_up(arrays, batch)
+  functions = {"ours": _runner(step, state, data, assets)}
+  if all(importlib.util.find_spec(name) for name in ("torch", "smplx")):
+    functions["peer"] = peer_step(arrays, state, data, assets)
+  size = sum(x.size for x in jax.tree.leaves(state.params))
+  flops = step.lower(state, data, assets).cost_analysis()["flops"]
+  times = timing.interleaved(functions, seconds)
+  return {"name": "HMR update", "unit": "images/s", "ours": batch / times["ours"],
+          "peer": batch / times["peer"] if "peer" in times else None, "peer_name": "the same in PyTorch, smplx",
+          "flops_per_item": flops / batch,
+          # Parameters and Adam's two moments are read and written and the gradient read, and the image is read.
+          "bytes_per_item": 4 * 7 * size / batch + 4 * 3 * IMAGE_SIZE ** 2}
+
+
+def set_up(arrays, batch):
+  """(mapped step, state, batch laid out for it, assets) of CONFIG on one device."""
+  body = smpl.from_arrays(arrays)
+  pose = np.tile(np.eye(3, dtype=np.float32), (24, 1, 1))
+  pose[0] = np.diag([1, -1, -1])
+  mean = {"pose": jnp.asarray(pose), "betas": jnp.zeros(10), "camera": jnp.array([0.9, 0, 0])}
+  assets = {"keypoint_body": smpl.sub_body(body, ("spin49",)), "mean": mean}
+  system = hmr.build(ml_collections.ConfigDict(CONFIG))
+  mapper = parallel.make("pmap", jax.devices()[:1])
+  data = spec.fake_batch(IMAGE_SIZE, batch)
+  state = mapper.replicate(system.init(jax.random.key(0), data, assets))
+  data = {k: jnp.asarray(v) for k, v in mapper.to_devices(data).items()}
+  return mapper.train(system.step), state, data, mapper.replicate(assets)
+
+
+def _runner(step, state, data, assets):
+  """One update per call; the step eats its state, so the first one is a copy."""
+  box = [jax.tree.map(jnp.copy, state)]
+
+  def run():
+    box[0], metrics = step(box[0], data, assets)
+    return float(metrics["loss"])
+
+  return run
+
+
+def peer_step(arrays, state, data, assets):
+  """A function that makes one update in PyTorch, with every core, and returns its loss."""
+  import torch
+  torch.set_num_threads(os.cpu_count())
+  tensor = lambda x: torch.tensor(np.asarray(x))
+  params = jax.tree.map(lambda x: tensor(x).requires_grad_(), _torch_layout(state.params["net"]))
+  stats = jax.tree.map(tensor, state.stats["net"]["backbone"])
+  batch = {k: tensor(v[0]) for k, v in data.items()}
+  image = batch["image"].permute(0, 3, 1, 2).contiguous()
+  start = [tensor(x).expand(len(image), -1) for x in hmr.start_values(assets["mean"])]
+  layer = _smplx_keypoints(arrays, len(image))
+  optimizer = torch.optim.Adam(jax.tree.leaves(params), lr=CONFIG["optim"]["learning_rate"])
+
+  def run():
+    pose, betas, cam = _regress(params, stats, image, start)
+    loss = _loss(pose, betas, cam, layer(betas, pose), batch)
+    optimizer.zero_grad()
+    loss.backward()
+    optimizer.step()
+    return loss.item()
+
+  return run
+
+
+def _torch_layout(params):
+  """Our parameters with convolutions [out, in, h, w] and dense layers [out, in], contiguous."""
+  turn = lambda x: np.ascontiguousarray(x.transpose(3, 2, 0, 1) if x.ndim == 4 else x.T if x.ndim == 2 else x)
+  return jax.tree.map(lambda x: turn(np.asarray(x)), params)
+
+
+def _regress(params, stats, image, start):
+  """`nn.regressor.ImageRegressor` with resnet_tiny, said again in PyTorch: (pose [B, 24, 3, 3], betas, camera)."""
+  import torch
+  from torch.nn import functional as F
+  net, head = params["backbone"], params["head"]
+  bn = lambda x, p, s: F.batch_norm(x, s["mean"], s["var"], p["scale"], p["bias"], training=True)
+  x = F.relu(bn(F.conv2d(image, net["conv1"]["kernel"], stride=2, padding=1), net["bn1"], stats["bn1"]))
+  for name in sorted(n for n in net if n.startswith("layer")):
+    p, s = net[name], stats[name]
+    y = F.relu(bn(F.conv2d(x, p["conv1"]["kernel"], stride=2, padding=1), p["bn1"], s["bn1"]))
+    y = bn(F.conv2d(y, p["conv2"]["kernel"], padding=1), p["bn2"], s["bn2"])
+    x = bn(F.conv2d(x, p["downsample_0"]["kernel"], stride=2), p["downsample_1"], s["downsample_1"])
+    x = F.relu(x + y)
+  features, estimate = x.mean((2, 3)), start
+  dense = lambda x, name: F.linear(x, head[name]["kernel"], head[name]["bias"])
+  for _ in range(CONFIG["net"]["iterations"]):
+    x = F.relu(dense(F.relu(dense(torch.cat([features, *estimate], -1), "fc1")), "fc2"))
+    estimate = [e + dense(x, name) for e, name in zip(estimate, ("decpose", "decshape", "deccam"))]
+  six_d = estimate[0].reshape(-1, 24, 3, 2)
+  a = F.normalize(six_d[..., 0], dim=-1)
+  b = F.normalize(six_d[..., 1] - (a * six_d[..., 1]).sum(-1, keepdim=True) * a, dim=-1)
+  return torch.stack([a, b, torch.cross(a, b, dim=-1)], -1), estimate[1], estimate[2]
+
+
+def _smplx_keypoints(arrays, batch):
+  """A function (betas, pose) -> 49 keypoints [B, 49, 3] through smplx, as SPIN does it."""
+  import torch
+  from jhmr.benchmarks import body as body_rows
+  layer = body_rows._peer_layer(arrays, batch)
+  extra = torch.tensor(np.asarray(arrays["regressor_extra9"], np.float32))
+  order = torch.tensor(joints.mapping("spin54", "spin49"))
+
+  def keypoints(betas, pose):
+    out = layer(betas=betas, global_orient=pose[:, :1], body_pose=pose[:, 1:], pose2rot=False)
+    return torch.cat([out.joints, torch.einsum("bik,ji->bjk", out.vertices, extra)], 1)[:, order]
+
+  return keypoints
+
+
+def _loss(pose, betas, cam, points, batch):
+  """SPIN's reductions of CONFIG's losses, for a batch that has every label."""
+  import torch
+  weights, gt, hips = CONFIG["weights"], slice(25, 49), list(hmr.HIPS)
+  s, tx, ty = cam.unbind(-1)
+  depth = 2 * camera.FOCAL_PX / (camera.CROP_PX * s + 1e-9)
+  moved = points + torch.stack([tx, ty, depth], -1)[:, None]
+  projected = camera.FOCAL_PX * moved[..., :2] / moved[..., 2:] / (camera.CROP_PX / 2)
+  centred = lambda x: x - x[:, hips].mean(1, keepdim=True)
+  label2d, label3d = batch["keypoints2d"][:, gt], batch["keypoints3d"][:, gt]
+  label_pose = torch.cat([batch["global_orient"], batch["body_pose"]], 1)
+  error3d = centred(points[:, gt]) - centred(label3d[..., :3])
+  terms = {"keypoints2d": (label2d[..., 2:] * (projected[:, gt] - label2d[..., :2]) ** 2).mean(),
+           "keypoints3d": (label3d[..., 3:] * error3d ** 2).mean(), "pose": ((pose - label_pose) ** 2).mean(),
+           "betas": ((betas - batch["betas"]) ** 2).mean()}
+  return sum(weights[n] * term for n, term in terms.items())
