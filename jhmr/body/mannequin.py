@@ -12,6 +12,7 @@ import hashlib
 import os
 import pathlib
 import tempfile
+import zipfile
 
 import numpy as np
 
@@ -34,7 +35,7 @@ def arrays(size="full"):
   try:
     with np.load(path, allow_pickle=False) as stored:
       return dict(stored)
-  except (OSError, ValueError, EOFError, KeyError):
+  except (OSError, ValueError, EOFError, KeyError, zipfile.BadZipFile):
     pass
   made = make(**SIZES[size])
   try:

@@ -83,7 +83,7 @@ def face_parts(faces, weights):
 def cylinder_chart(points, faces, parts24, rest):
   """Chart [F, 3, 3]: part, U the angle about the part's bone, V the way along it.
 
-  The seam is where U jumps from 1 to 0, at the back of the bone; a face across it is cut off at U = 1, so that U is
+  The seam is where U jumps from 1 to 0, at the back of the bone; a face across it is cut off at 0 or 1, so that U is
   continuous inside every face.
   """
   out = np.zeros((len(faces), 3, 3), np.float32)
@@ -104,8 +104,10 @@ def cylinder_chart(points, faces, parts24, rest):
     v = (v - v.min()) / (v.max() - v.min())
     local = np.searchsorted(ids, faces[mine])
     corner_u, corner_v = u[local], v[local]
-    crosses = np.ptp(corner_u, axis=1) > 0.5
-    corner_u[crosses] = np.where(corner_u[crosses] < 0.5, 1.0, corner_u[crosses])
+    # U relative to the face's middle; a face whose middle is on the seam belongs to its low side.
+    middle = np.angle(np.exp(2j * np.pi * corner_u).sum(1, keepdims=True)) / (2 * np.pi) % 1
+    middle -= middle > 1 - 1e-4
+    corner_u = np.clip(middle + (corner_u - middle + 0.5) % 1 - 0.5, 0, 1)
     out[mine] = np.stack([np.full_like(corner_u, j + 1), corner_u, corner_v], 2)
   return out
 
