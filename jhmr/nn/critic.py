@@ -3,8 +3,6 @@
 from flax import linen as nn
 import jax.numpy as jnp
 
-NUM_OUTPUTS = 25  # one per body joint, one for the shape, one for all joints together
-
 
 class Critic(nn.Module):
   """25 small critics: 23 of single joints (they share two layers), one of the shape, one of the whole pose.

@@ -2,7 +2,7 @@
 
 import jax
 import jax.numpy as jnp
-from jhmr.nn.regressor import Regressor
+from jhmr.nn.regressor import ImageRegressor, Regressor
 import numpy as np
 import pytest
 
@@ -64,9 +64,9 @@ def test_dropout_acts_only_in_training():
   jax.jit(lambda: net.apply(params, f, START, False))()  # needs no key
 
 
-def test_estimates_are_float32_in_bfloat16():
-  out = jax.eval_shape(lambda: Regressor(dtype=jnp.bfloat16).apply(
-      variables(Regressor(), 64), jnp.zeros((2, 64)), START, False))
+def test_estimates_are_float32_after_a_bfloat16_backbone():
+  net, image = ImageRegressor(backbone="resnet_tiny", dtype="bfloat16"), jnp.zeros((2, 32, 32, 3))
+  out = jax.eval_shape(lambda: net.apply(net.init(jax.random.key(0), image, START, False), image, START, False))
   assert {x.dtype for x in out} == {jnp.dtype(jnp.float32)}
   assert [x.shape for x in out] == [(2, 3, 144), (2, 3, 10), (2, 3, 3)]
 
@@ -80,3 +80,9 @@ def test_first_corrections_are_small():
 def test_unknown_activation_is_refused():
   with pytest.raises(ValueError, match="activation"):
     variables(Regressor(activation="gelu"), 8)
+
+
+def test_the_whole_network_has_as_many_parameters_as_spins():
+  net, image = ImageRegressor(), jnp.zeros((1, 64, 64, 3))
+  shapes = jax.eval_shape(lambda: net.init(jax.random.key(0), image, START, False))
+  assert sum(x.size for x in jax.tree.leaves(shapes["params"])) == 26_977_501

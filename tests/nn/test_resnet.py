@@ -55,8 +55,8 @@ def test_bfloat16_keeps_parameters_statistics_and_features_in_float32():
 
 def test_bfloat16_features_are_near_float32_ones(tiny):
   variables, images = tiny
-  exact, coarse = (jax.jit(lambda v, x: ResNet("resnet_tiny", dtype=d).apply(v, x, False))(variables, images)
-                   for d in (jnp.float32, jnp.bfloat16))
+  run = lambda dtype: jax.jit(lambda v, x: ResNet("resnet_tiny", dtype=dtype).apply(v, x, False))(variables, images)
+  exact, coarse = run(jnp.float32), run(jnp.bfloat16)
   # Ten layers with 8 bits of mantissa each.
   np.testing.assert_allclose(coarse, exact, atol=0.03 * float(jnp.abs(exact).max()))
   assert np.abs(coarse - exact).max() > 0

@@ -1,7 +1,6 @@
 """HMR: its losses by hand, its step on one and eight devices, and what it must not look at."""
 
 import jax
-import jax.numpy as jnp
 from jhmr import losses
 from jhmr.body import camera
 from jhmr.body import joints
