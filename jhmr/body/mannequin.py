@@ -60,12 +60,12 @@ def cache_path(size):
 def make(num, pitch, fingers, coarse):
   """Makes the arrays; the same bytes each time on one machine."""
   # Only here, so that reading the cache needs neither scikit-image nor seconds.
-  from jhmr.body import mannequin_mesh, mannequin_rig, mannequin_skin, remesh
+  from jhmr.body import mannequin_mesh, mannequin_rig, mannequin_shape, mannequin_skin, remesh
   points, faces, twin = mannequin_mesh.surface(num, pitch, fingers)
   points, faces, twin, vertex_ids = in_standard_order(points, faces, twin)
   top = vertex_ids["head_top"]
   rows = lambda names, places: mannequin_rig.regressor(names, places, points, twin, top)
-  joint_rows = rows(joints.SMPL24, mannequin_rig.joint_places())
+  joint_rows = rows(joints.SMPL24, mannequin_shape.JOINTS)
   weights = mannequin_skin.skinning_weights(points, faces)
   parts24 = mesh.face_parts(faces, weights)
   pyramid, _ = mesh.build_pyramid(points, faces, coarse)

@@ -29,19 +29,16 @@ def stretched_axis(local_scale, low, high):
   return x, y - np.interp(0, x, y)
 
 
-def scale_y(y):
-  return 1 + (HEAD - 1) * smoothstep(y, 0.27, 0.36) + (FOOT - 1) * smoothstep(y, -1.03, -1.09)
-
-
-X_TABLE = stretched_axis(lambda x: 1 + (HAND[0] - 1) * smoothstep(np.abs(x), 0.60, 0.73), -1.5, 1.5)
-Y_TABLE = stretched_axis(scale_y, -1.6, 1.2)
-
-
 def scales(x, y):
+  """How much space is stretched at (x, y) by the hands, the head and the feet; at most one differs from 1."""
   hand = 1 + (HAND[1] - 1) * smoothstep(np.abs(x), 0.60, 0.73)
   head = 1 + (HEAD - 1) * smoothstep(y, 0.27, 0.36)
   foot = 1 + (FOOT - 1) * smoothstep(y, -1.03, -1.09)
   return hand, head, foot
+
+
+X_TABLE = stretched_axis(lambda x: 1 + (HAND[0] - 1) * smoothstep(np.abs(x), 0.60, 0.73), -1.5, 1.5)
+Y_TABLE = stretched_axis(lambda y: scales(0, y)[1] * scales(0, y)[2], -1.6, 1.2)
 
 
 def stretch(points):
@@ -80,34 +77,34 @@ def march(pitch, fingers):
 
 def relax(points, faces, fingers, rounds):
   """Moves vertices along the surface until triangles are even in stretched space; flips edges on the way."""
+  border = remesh.open_border(faces, len(points))
   for i in range(rounds):
+    place = stretch(points)
     for _ in range(3):
-      faces, count = remesh.flip(stretch(points), faces, valence=i < rounds - 2)
+      faces, count = remesh.flip(place, faces, valence=i < rounds - 2)
       if not count:
         break
-    border = remesh.open_border(faces, len(points))
-    edges, sides = remesh.edge_faces(faces)
-    both = np.concatenate([edges, edges[:, ::-1]])
-    lone = np.concatenate([sides[:, 1] < 0] * 2)
-    keep = ~border[both[:, 0]] | lone                    # a border vertex listens to the border alone
-    row, col = both[keep].T
-    graph = sparse.csr_matrix((np.ones(len(row)), (row, col)), shape=(len(points),) * 2)
-    place = stretch(points)
-    a, b, c = place[faces].transpose(1, 0, 2)
-    cross = np.cross(b - a, c - a)
-    normals = remesh.corner_sums(faces, cross, len(place))
-    area = remesh.corner_sums(faces, np.linalg.norm(cross, axis=1, keepdims=True), len(place))
-    mean = graph @ (area * place) / (graph @ area)        # heavier where sparse, so that density evens out
-    move = 0.7 * (mean - place)
-    normals[border, 0] = 0
-    normals /= np.linalg.norm(normals, axis=1, keepdims=True)
-    place = place + move - (move * normals).sum(1, keepdims=True) * normals  # along the surface: tips do not melt
-    place[border, 0] = 0
-    points = mannequin_shape.project(unstretch(place), fingers, steps=1)
+    points = unstretch(slide(place, faces, border))
+    points = mannequin_shape.project(points, fingers, steps=1 if i < rounds - 1 else 4)
     points[border, 0] = 0
-  points = mannequin_shape.project(points, fingers, steps=4)
-  points[remesh.open_border(faces, len(points)), 0] = 0
   return points, faces
+
+
+def slide(points, faces, border):
+  """Moves vertices towards the middle of their neighbours, along the surface only, or finger tips would melt."""
+  edges, sides = remesh.edge_faces(faces)
+  row, col = np.concatenate([edges, edges[:, ::-1]]).T
+  keep = ~border[row] | np.tile(sides[:, 1] < 0, 2)         # a border vertex listens to the border alone
+  graph = sparse.csr_matrix((keep[keep].astype(float), (row[keep], col[keep])), shape=(len(points),) * 2)
+  a, b, c = points[faces].transpose(1, 0, 2)
+  cross = np.cross(b - a, c - a)
+  area = remesh.corner_sums(faces, np.linalg.norm(cross, axis=1, keepdims=True), len(points))
+  move = 0.7 * (graph @ (area * points) / (graph @ area) - points)  # heavier where sparse, so that density evens out
+  normals = remesh.corner_sums(faces, cross, len(points)) * np.where(border[:, None], [0, 1, 1], 1)
+  normals /= np.linalg.norm(normals, axis=1, keepdims=True)
+  points = points + move - (move * normals).sum(1, keepdims=True) * normals
+  points[border, 0] = 0
+  return points
 
 
 def mirror(points, faces):
@@ -120,27 +117,33 @@ def mirror(points, faces):
   return whole, np.concatenate([faces, twin[faces][:, ::-1]]), other
 
 
+def thin(points, faces, num, short):
+  """Half a mesh [n, 3] with which both halves have exactly num vertices; no border edge under `short` is left."""
+  count = lambda points, faces: int(remesh.open_border(faces, len(points)).sum())
+  border = count(points, faces)
+  _, _, removed = remesh.collapse(points, faces, border, True, short)
+  # Inner vertices count twice in the whole mesh, those on the border once: these must be even in number.
+  points, faces, _ = remesh.collapse(points, faces, removed + (border - removed) % 2, True)
+  extra = 2 * len(points) - count(points, faces) - num
+  points, faces, done = remesh.collapse(points, faces, extra // 2)
+  if extra < 0 or extra % 2 or done != extra // 2:
+    raise ValueError(f"{extra} vertices more than {num}, {2 * done} could be removed; choose another pitch")
+  return points, faces
+
+
 def surface(num, pitch, fingers, rounds=12):
   """A closed, symmetric surface with exactly num vertices.
 
+  Args:
+    num: even number of vertices; pitch: of the sampling, metres of stretched space, a little too fine for num.
+    fingers: separate ones, or a mitten; rounds: of relaxation.
   Returns:
     points [num, 3], faces [2 num - 4, 3] (outward), mirror image of each vertex [num].
   Raises:
     ValueError: if the pitch gives too few vertices, or the thinning gets stuck.
   """
   points, faces = march(pitch, fingers)
-  place = stretch(points)
-  border = int(remesh.open_border(faces, len(points)).sum())
-  _, faces_, short = remesh.collapse(place, faces, border, True, 0.55 * pitch)
-  place, faces, _ = remesh.collapse(place, faces, short + (border - short) % 2, True)
-  border = int(remesh.open_border(faces, len(place)).sum())
-  extra = 2 * (len(place) - border) + border - num
-  if extra < 0 or extra % 2:
-    raise ValueError(f"pitch {pitch} gives {extra} vertices more than {num}")
-  place, faces, done = remesh.collapse(place, faces, extra // 2)
-  if done != extra // 2:
-    raise ValueError(f"could only remove {2 * done} of {extra} vertices")
-  points = unstretch(place)
+  place, faces = thin(stretch(points), faces, num, 0.55 * pitch)
+  points = mannequin_shape.project(unstretch(place), fingers)
   points[remesh.open_border(faces, len(points)), 0] = 0
-  points, faces = relax(mannequin_shape.project(points, fingers), faces, fingers, rounds)
-  return mirror(points, faces)
+  return mirror(*relax(points, faces, fingers, rounds))

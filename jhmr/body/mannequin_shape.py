@@ -15,7 +15,8 @@ FLOOR = -1.155
 FAR = 0.5  # what a primitive reports beyond its reach; larger than any seam
 
 # Rows: coordinate along the axis, two centre coordinates, then four half-widths (+first, -first, +second, -second).
-# Axis y: (y; x, z; left, right, front, back). Axis x: (x; y, z; up, down, front, back). Axis z: (z; x, y; left, right, up, down).
+# Axis y: (y; x, z; left, right, front, back). Axis x: (x; y, z; up, down, front, back).
+# Axis z: (z; x, y; left, right, up, down). Ends that should not show taper off inside another limb.
 TORSO = np.array([
     [-0.400, 0, -0.004, 0.012, 0.012, 0.012, 0.012],
     [-0.375, 0, -0.004, 0.040, 0.040, 0.032, 0.040],
@@ -160,7 +161,8 @@ def loft(points, axis, table, power=2.0):
   a, b = np.where(p > 0, row[:, 2], row[:, 3]), np.where(q > 0, row[:, 4], row[:, 5])
   over = np.maximum(np.maximum(low - t, t - high), 0)
   cap = 0.5 * (row[:, 2:4].mean(1) + row[:, 4:].mean(1))
-  return ellipsoid_distance(np.stack([p, q, over], 1), np.stack([a, b, np.minimum(cap, np.minimum(a, b) * 1.3)], 1), power)
+  radii = np.stack([a, b, np.minimum(cap, np.minimum(a, b) * 1.3)], 1)
+  return ellipsoid_distance(np.stack([p, q, over], 1), radii, power)
 
 
 def ellipsoid_distance(offset, radii, power=2.0):
@@ -229,7 +231,7 @@ def hand(points, fingers):
 
 
 def head(points):
-  jaw = points + np.stack([0 * points[:, 0], 0.35 * (points[:, 2] - 0.08), 0 * points[:, 0]], 1)  # its line rises backward
+  jaw = points + (points[:, 2:] - 0.08) * [0, 0.35, 0]  # sheared, for its lower line rises backward
   out = union(loft(points, 1, SKULL), loft(jaw, 1, FACE, 2.2), 0.04)
   for p in (points, points * [-1, 1, 1]):
     out = union(out, ellipsoid(p, (0.026, 0.462, 0.090), (0.030, 0.010, 0.016)), 0.02)         # brows

@@ -28,7 +28,7 @@ STRENGTH = {"hip": 0.7, "knee": 0.85, "shoulder": 0.7, "elbow": 1.2}
 
 
 def steps(points):
-  """{joint: share beyond it} for the middle and the left side, before the limb above is multiplied in; points [n, 3]."""
+  """{joint: share beyond it} of points [n, 3], middle and left side, before the limb above is multiplied in."""
   x, y, z = points.T
   side, front = np.abs(x), smoothstep(z, -0.05, 0.05)
   ramp = lambda value, width: smoothstep(value, -width, width)
@@ -139,7 +139,8 @@ def fit_joint(offsets, share, vectors):
   """[9, n, 3]: offsets [n, 3] from the joint, share [n] beyond it, vectors [S, 3] sampled rotations."""
   turn = Rotation.from_rotvec(vectors).as_matrix()                                      # [S, 3, 3]
   features = (turn - np.eye(3)).reshape(-1, 9)
-  partial = Rotation.from_rotvec((share[:, None, None] * vectors).reshape(-1, 3)).as_matrix().reshape(-1, len(vectors), 3, 3)
+  partial = Rotation.from_rotvec((share[:, None, None] * vectors).reshape(-1, 3)).as_matrix()
+  partial = partial.reshape(-1, len(vectors), 3, 3)
   blend = np.eye(3) + share[:, None, None, None] * (turn - np.eye(3))                   # [n, S, 3, 3]
   missing = np.einsum("nsij,nj->nsi", partial - blend, offsets)
   gram = np.einsum("nski,nskj->nsij", blend, blend)

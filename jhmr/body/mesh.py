@@ -7,8 +7,8 @@ import numpy as np
 
 from jhmr.body import joints, remesh
 
-# Part labels 1..6 of the chain's joints, as released with GraphCMR and HMR's part segmentations: left arm, right arm, head,
-# left leg, right leg, torso (collars and pelvis included).
+# Part labels 1..6 of the chain's joints, as in the colour cube released with GraphCMR: left arm, right arm, head, left
+# leg, right leg, torso (collars and pelvis included).
 PARTS6 = np.array([6, 4, 5, 6, 4, 5, 6, 4, 5, 6, 4, 5, 3, 6, 6, 3, 1, 2, 1, 2, 1, 2, 1, 2], np.int32)
 
 

@@ -1,6 +1,8 @@
 """Changing triangle meshes: collapsing and flipping edges, closest points. NumPy, at set-up only."""
 
 import heapq
+import math
+from typing import NamedTuple
 
 import numpy as np
 from scipy import sparse
@@ -15,7 +17,8 @@ def edge_faces(faces):
   half = faces[:, [0, 1, 1, 2, 2, 0]].reshape(-1, 2)
   owner = np.repeat(np.arange(len(faces)), 3)
   backward = half[:, 0] > half[:, 1]
-  edges, inverse = np.unique(np.sort(half, 1), axis=0, return_inverse=True)
+  keys, inverse = np.unique(half.min(1) * (half.max() + 1) + half.max(1), return_inverse=True)
+  edges = np.stack(np.divmod(keys, half.max() + 1), 1)
   sides = np.full((len(edges), 2), -1)
   sides[inverse[backward], 1] = owner[backward]
   sides[inverse[~backward], 0] = owner[~backward]
@@ -39,6 +42,16 @@ def corner_sums(faces, values, num):
   return corner @ values
 
 
+class Links(NamedTuple):
+  """A mesh as Python lists, which single collapses change faster than arrays. Dead faces are None."""
+  points: list     # (x, y, z)
+  faces: list      # [a, b, c]
+  around: list     # set of the faces at each vertex, empty for a dead one
+  on_border: list  # bool
+  version: list    # how often a vertex has moved
+  unit: list       # lengths count in multiples of it
+
+
 def collapse(points, faces, num, border=False, longest=np.inf, unit=None):
   """Removes num vertices by collapsing the shortest edges first; stays a manifold of the same topology.
 
@@ -51,129 +64,139 @@ def collapse(points, faces, num, border=False, longest=np.inf, unit=None):
   Returns:
     points, faces of the thinned mesh, and the collapses done. Vertices keep their order.
   """
-  unit = [1.0] * len(points) if unit is None else np.asarray(unit).tolist()
-  points, alive = [tuple(p) for p in points], [True] * len(faces)
-  on_border = open_border(faces, len(points)).tolist()
-  faces = [list(f) for f in faces.tolist()]
-  around = [set() for _ in points]
-  for i, face in enumerate(faces):
-    for v in face:
-      around[v].add(i)
-  version = [0] * len(points)
-
-  def neighbours(v):
-    return {w for i in around[v] for w in faces[i]} - {v}
-
-  def length(a, b):
-    return 2 * sum((p - q)**2 for p, q in zip(points[a], points[b]))**0.5 / (unit[a] + unit[b])
-
-  def push(a, b):
-    heapq.heappush(heap, (length(a, b), min(a, b), max(a, b), version[a] + version[b]))
-
-  def normal(face):
-    (ax, ay, az), (bx, by, bz), (cx, cy, cz) = (points[v] for v in face)
-    ux, uy, uz, vx, vy, vz = bx - ax, by - ay, bz - az, cx - ax, cy - ay, cz - az
-    return uy * vz - uz * vy, uz * vx - ux * vz, ux * vy - uy * vx
-
-  def target(a, b):
-    if on_border[a] != on_border[b]:
-      return points[a] if on_border[a] else points[b]
-    return tuple(0.5 * (p + q) for p, q in zip(points[a], points[b]))
-
-  def flips(v, gone, place):
-    old = points[v]
-    for i in around[v] - gone:
-      before = normal(faces[i])
-      points[v] = place
-      after = normal(faces[i])
-      points[v] = old
-      dot = sum(p * q for p, q in zip(before, after))
-      if dot <= 0.3 * (sum(p * p for p in before) * sum(p * p for p in after))**0.5:
-        return True
-    return False
-
-  heap = []
-  for a, b in {(min(f[i], f[i - 1]), max(f[i], f[i - 1])) for f in faces for i in range(3)}:
-    push(a, b)
-  heap.sort()
-  done, dead = 0, [False] * len(points)
+  links = _link(points, faces, np.ones(len(points)) if unit is None else unit)
+  heap = sorted(_entry(links, a, b) for a, b in edge_faces(faces)[0].tolist())
+  done = 0
   while heap and done < num:
     size, a, b, stamp = heapq.heappop(heap)
     if size >= longest:
       break
-    if dead[a] or dead[b] or stamp != version[a] + version[b]:
-      continue
-    shared = around[a] & around[b]
-    common = neighbours(a) & neighbours(b)
-    if (len(shared) == 1) != border or len(common) != len(shared):
-      continue
-    if not border and on_border[a] and on_border[b]:
-      continue
-    if min(len(around[v]) for v in common) < 5 - on_border[a] or len(around[a]) + len(around[b]) > 14:
-      continue
-    place = target(a, b)
-    if flips(a, shared, place) or flips(b, shared, place):
-      continue
-    for i in shared:
-      alive[i] = False
-      for v in faces[i]:
-        around[v].discard(i)
-    for i in around[b]:
-      faces[i][faces[i].index(b)] = a
-    around[a] |= around[b]
-    points[a], dead[b], on_border[a] = place, True, on_border[a] or on_border[b]
-    done += 1
-    version[a] += 1
-    for v in neighbours(a):
-      push(a, v)
-  keep = ~np.array(dead)
+    place = _target(links, a, b)
+    if stamp == links.version[a] + links.version[b] and _may_collapse(links, a, b, border, place):
+      done += 1
+      _merge(links, a, b, place)
+      for v in _neighbours(links, a):
+        heapq.heappush(heap, _entry(links, a, v))
+  keep = np.array([bool(s) for s in links.around])
   renumber = np.cumsum(keep) - 1
-  faces = np.array([f for f, live in zip(faces, alive) if live])
-  return np.array(points)[keep], renumber[faces], done
+  return np.array(links.points)[keep], renumber[np.array([f for f in links.faces if f])], done
+
+
+def _link(points, faces, unit):
+  around = [set() for _ in points]
+  for i, face in enumerate(faces.tolist()):
+    for v in face:
+      around[v].add(i)
+  border = open_border(faces, len(points)).tolist()
+  return Links(points.tolist(), faces.tolist(), around, border, [0] * len(points), np.asarray(unit).tolist())
+
+
+def _entry(links, a, b):
+  """What the heap sorts by: length, then ids, so that equal lengths have an order; stale when the stamp is."""
+  length = math.dist(links.points[a], links.points[b]) * 2 / (links.unit[a] + links.unit[b])
+  return length, min(a, b), max(a, b), links.version[a] + links.version[b]
+
+
+def _neighbours(links, v):
+  return sorted({w for i in links.around[v] for w in links.faces[i]} - {v})
+
+
+def _target(links, a, b):
+  """Where the merged vertex goes: the middle, or the end on the border."""
+  if links.on_border[a] != links.on_border[b]:
+    return links.points[a] if links.on_border[a] else links.points[b]
+  return [0.5 * (p + q) for p, q in zip(links.points[a], links.points[b])]
+
+
+def _may_collapse(links, a, b, border, place):
+  """Whether collapsing a-b keeps a manifold, even valences and the way the faces look."""
+  if not (links.around[a] and links.around[b]):
+    return False
+  shared = links.around[a] & links.around[b]
+  common = set(_neighbours(links, a)) & set(_neighbours(links, b))
+  if (len(shared) == 1) != border or len(common) != len(shared):  # the link condition
+    return False
+  if not border and links.on_border[a] and links.on_border[b]:
+    return False
+  if min(len(links.around[v]) for v in common) < 5 - links.on_border[a]:
+    return False
+  if len(links.around[a]) + len(links.around[b]) > 14:
+    return False
+  return not any(_turns_over(links, v, links.around[v] - shared, place) for v in (a, b))
+
+
+def _turns_over(links, v, faces, place):
+  """Whether moving v to place turns the normal of one of the faces by more than 72 degrees."""
+  for i in faces:
+    corners = [links.points[w] for w in links.faces[i]]
+    before = _normal(*corners)
+    after = _normal(*(place if w == v else p for w, p in zip(links.faces[i], corners)))
+    dot = sum(p * q for p, q in zip(before, after))
+    if dot <= 0.3 * math.hypot(*before) * math.hypot(*after):
+      return True
+  return False
+
+
+def _normal(a, b, c):
+  ux, uy, uz = b[0] - a[0], b[1] - a[1], b[2] - a[2]
+  vx, vy, vz = c[0] - a[0], c[1] - a[1], c[2] - a[2]
+  return uy * vz - uz * vy, uz * vx - ux * vz, ux * vy - uy * vx
+
+
+def _merge(links, a, b, place):
+  """Moves a to place and gives it what b had."""
+  for i in links.around[a] & links.around[b]:
+    for v in links.faces[i]:
+      links.around[v].discard(i)
+    links.faces[i] = None
+  for i in links.around[b]:
+    links.faces[i][links.faces[i].index(b)] = a
+  links.around[a].update(links.around[b])
+  links.around[b].clear()
+  links.points[a] = place
+  links.on_border[a] |= links.on_border[b]
+  links.version[a] += 1
 
 
 def flip(points, faces, valence):
-  """Flips an independent set of edges; by valence (towards 6) or by Delaunay's criterion. Returns faces, flips."""
+  """Flips edges whose faces do not touch, by valence (towards 6) or by Delaunay's criterion. Returns faces, flips."""
   edges, sides = edge_faces(faces)
+  known = set(map(tuple, edges.tolist()))
   inner = sides[:, 1] >= 0
   edges, sides = edges[inner], sides[inner]
-  a, b = edges.T
-  c = faces[sides[:, 0]].sum(1) - a - b
-  d = faces[sides[:, 1]].sum(1) - a - b
+  opposite = faces[sides].sum(2) - edges.sum(1)[:, None]  # [e, 2] the third corners
+  gain = _flip_gain(points, faces, edges, opposite, valence)
+  order = np.argsort(-gain, kind="stable")[:(gain > 1e-3).sum()]
+  used, faces, count = set(), faces.copy(), 0
+  for (a, b), (c, d), pair in zip(edges[order].tolist(), opposite[order].tolist(), sides[order].tolist()):
+    new = (min(c, d), max(c, d))
+    if used.isdisjoint(pair) and new not in known:
+      known.add(new)
+      used.update(pair)
+      faces[pair] = (a, d, c), (d, b, c)
+      count += 1
+  return faces, count
+
+
+def _flip_gain(points, faces, edges, opposite, valence):
+  """[e] what flipping each edge improves; -inf where the surface would fold or a sliver arise."""
+  (a, b), (c, d) = edges.T, opposite.T
   pa, pb, pc, pd = points[a], points[b], points[c], points[d]
   unit = lambda x: x / np.maximum(np.linalg.norm(x, axis=1, keepdims=True), 1e-12)
   dot = lambda x, y: (x * y).sum(1)
-  angle_c = np.arccos(np.clip(dot(unit(pa - pc), unit(pb - pc)), -1, 1))
-  angle_d = np.arccos(np.clip(dot(unit(pa - pd), unit(pb - pd)), -1, 1))
-  n0, n1 = unit(np.cross(pb - pa, pc - pa)), unit(np.cross(pd - pa, pb - pa))
-  m0, m1 = unit(np.cross(pd - pa, pc - pa)), unit(np.cross(pc - pb, pd - pb))
-  gain = angle_c + angle_d - np.pi
-  allowed = (dot(m0, m1) > 0.5) & (dot(m0, n0) > 0.3) & (dot(m1, n0) > 0.3) & (dot(m0, n1) > 0.3)
-  if valence:
-    degree = np.bincount(faces.ravel(), minlength=len(points)) + 2 * open_border(faces, len(points))
-    cost = lambda shift, v: (degree[v] + shift - 6)**2 - (degree[v] - 6)**2
-    change = cost(-1, a) + cost(-1, b) + cost(1, c) + cost(1, d)
-    allowed &= (np.minimum(angle_c, angle_d) > 0.5) & (gain > -1.2)
-    gain = -change + 0.1 * gain
-  allowed &= gain > 1e-3
-  known = set(map(tuple, edges.tolist()))
-  used = np.zeros(len(faces), bool)
-  faces, count = faces.copy(), 0
-  for e in np.argsort(-gain, kind="stable"):
-    if gain[e] <= 1e-3:
-      break
-    i, j = sides[e]
-    if not allowed[e] or used[i] or used[j]:
-      continue
-    new = (min(c[e], d[e]), max(c[e], d[e]))
-    if new in known:
-      continue
-    known.add(new)
-    faces[i], faces[j] = (a[e], d[e], c[e]), (d[e], b[e], c[e])
-    # Corners of neighbouring faces change valence too, so the ring rests until the next call.
-    used[i] = used[j] = True
-    count += 1
-  return faces, count
+  angle = lambda p: np.arccos(np.clip(dot(unit(pa - p), unit(pb - p)), -1, 1))
+  over = angle(pc) + angle(pd) - np.pi  # positive: not Delaunay
+  old, other_old = unit(np.cross(pb - pa, pc - pa)), unit(np.cross(pd - pa, pb - pa))
+  new, other_new = unit(np.cross(pd - pa, pc - pa)), unit(np.cross(pc - pb, pd - pb))
+  allowed = (dot(new, other_new) > 0.5) & (dot(new, old) > 0.3) & (dot(other_new, old) > 0.3)
+  allowed &= dot(new, other_old) > 0.3
+  if not valence:
+    return np.where(allowed, over, -np.inf)
+  degree = np.bincount(faces.ravel(), minlength=len(points)) + 2 * open_border(faces, len(points))
+  cost = lambda shift, v: (degree[v] + shift - 6)**2 - (degree[v] - 6)**2
+  better = -(cost(-1, a) + cost(-1, b) + cost(1, c) + cost(1, d))
+  allowed &= (np.minimum(angle(pc), angle(pd)) > 0.5) & (over > -1.2)
+  return np.where(allowed, better + 0.1 * over, -np.inf)
 
 
 def unit_normals(points, faces):

@@ -195,7 +195,7 @@ MEANING = {  # what each direction changes, from (arrays, vertices, joints), and
     "weight": (lambda a, v, j: 985 * trimesh.Trimesh(v, a["f"], process=False).volume, 9, 3),
     "leg length": (lambda a, v, j: j[1, 1] - j[7, 1], 0.025, 0.004),
     "shoulder width": (lambda a, v, j: j[16, 0] - j[17, 0], 0.016, 0.004),
-    "hip width": (lambda a, v, j: extent(v, 0, np.abs(a["v_template"][:, 1] + 0.29) < 0.03 + 0 * v[:, 0]), 0.018, 0.005),
+    "hip width": (lambda a, v, j: extent(v, 0, np.abs(a["v_template"][:, 1] + 0.29) < 0.03), 0.018, 0.005),
     "arm length": (lambda a, v, j: j[20, 0] - j[16, 0], 0.020, 0.004),
     "belly": (lambda a, v, j: v[np.abs(a["v_template"][:, 1] + 0.10) < 0.03, 2].max(), 0.025, 0.006),
     "chest": (lambda a, v, j: extent(v, 2, (np.abs(a["v_template"][:, 1] - 0.085) < 0.03)
