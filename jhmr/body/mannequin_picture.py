@@ -13,7 +13,7 @@ from jhmr.body import joints, mesh, render, smpl
 SIZE = (330, 256)   # of one picture, pixels
 FINER = 3           # drawn this many times larger, then averaged
 FOCAL = 2.5         # in picture heights
-AIM = (0, 0.98, 0)  # what the camera looks at, metres above the floor,
+AIM = (0, 0.94, 0)  # what the camera looks at, metres above the floor,
 DISTANCE, RISE = 5.6, 0.5  # from this far in front and this much higher
 LIGHT = np.array([0.27, -0.46, -0.45], np.float32)  # camera frame: from above and the right
 
@@ -122,7 +122,7 @@ def person(posed, template, faces, n):
   """uint8 [H, W, 3] of one person [N, 3] on a light floor, with a shadow."""
   low, high = posed.min(0), posed.max(0)
   posed = posed - [0.5 * (low[0] + high[0]), low[1], 0.5 * (low[2] + high[2])]
-  flat = posed * [1, 0, 1] + posed[:, 1:2] * [0.25, 0, -0.20]
+  flat = posed * [1, 0, 1] + posed[:, 1:2] * [0.08, 0, -0.20]
   windows = render.choose_windows(to_camera(template), faces, FOCAL * FINER * SIZE[0], DISTANCE - 1, stretch=2.0)
   seen, light, place = (np.asarray(x) for x in draw(to_camera(posed), template, faces, windows))
   shadow, _, _ = draw(to_camera(flat), template, faces, windows)

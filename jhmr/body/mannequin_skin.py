@@ -24,7 +24,7 @@ RANGES = {"hip": (1.9, (1, 0, 0)), "knee": (2.3, (1, 0, 0)), "ankle": (0.9, (1, 
 NUM_SAMPLES = 48
 # Rotating by a share of the angle keeps distances from the joint, which is too much where flesh folds and too little at
 # an elbow: the part of it that keeps the volume of the whole body at 100 to 120 degrees.
-STRENGTH = {"hip": 0.7, "knee": 0.85, "shoulder": 0.7, "elbow": 1.2}
+STRENGTH = {"hip": 0.85, "knee": 0.85, "shoulder": 0.7, "elbow": 1.2}
 
 
 def steps(points):
@@ -131,7 +131,10 @@ def correctives(points, weights, rest):
     share = weights[:, descendants(j)].sum(1)
     near = np.flatnonzero(share * (1 - share) > 1e-3)
     fitted = fit_joint(points[near] - rest[j], share[near], sample_rotations(joints.SMPL24[j]))
-    out[j - 1][:, near] = STRENGTH.get(joints.SMPL24[j].split("_")[-1], 1.0) * fitted
+    kind = joints.SMPL24[j].split("_")[-1]
+    # Between the legs nothing is added: a raised thigh would draw out a web.
+    where = smoothstep(np.abs(points[near, :1]), 0.02, 0.09) if kind == "hip" else 1.0
+    out[j - 1][:, near] = STRENGTH.get(kind, 1.0) * where * fitted
   return out.reshape(207, -1)
 
 
