@@ -27,6 +27,7 @@ OPTIONAL = {
     "regressor_h36m17": "[17, N] the evaluation joints",
     "regressor_j19": "[19, N] ProHMR's joints",
     "vertex_joint_ids": "[21] vertices of joints.VERTEX21, for bodies of another topology",
+    "vert_sym_idxs": "[N] each vertex's mirror image",
     "parts24": "[F] 1..24, body part of a face", "parts6": "[F] 1..6, coarse part",
     "iuv": "[F, 3, 3] part, U and V of each corner",
     "down_ids": "[n, M] coarse mesh: vertices averaged", "down_weights": "[n, M] their weights",
@@ -183,8 +184,8 @@ def _bad_shape(raw):
   num, num_faces = (raw[key].shape[0] if raw[key].ndim == 2 else 0 for key in ("v_template", "f"))
   shapes = {"v_template": (num, 3), "shapedirs": (num, 3, -1), "J_regressor": (NUM_JOINTS, num),
             "weights": (num, NUM_JOINTS), "f": (num_faces, 3), "vertex_joint_ids": (len(joints.VERTEX21),),
-            "parts24": (num_faces,), "parts6": (num_faces,), "iuv": (num_faces, 3, 3), "down_ids": (-1, -1),
-            "up_ids": (num, -1)} | {key: (rows, num) for key, (_, rows) in _BESIDE.items()}
+            "vert_sym_idxs": (num,), "parts24": (num_faces,), "parts6": (num_faces,), "iuv": (num_faces, 3, 3),
+            "down_ids": (-1, -1), "up_ids": (num, -1)} | {key: (rows, num) for key, (_, rows) in _BESIDE.items()}
   shapes |= {f"{way}_weights": raw[f"{way}_ids"].shape for way in ("down", "up") if f"{way}_ids" in raw}
   for key, shape in shapes.items():
     if key in raw and not _fits(raw[key].shape, shape):
@@ -205,7 +206,8 @@ def _posedirs_shapes(num):
 
 def _bad_index(raw):
   num = len(raw["v_template"])
-  limits = {"f": num, "vertex_joint_ids": num, "down_ids": num, "up_ids": len(raw.get("down_ids", ()))}
+  limits = dict.fromkeys(("f", "vertex_joint_ids", "vert_sym_idxs", "down_ids"), num)
+  limits["up_ids"] = len(raw.get("down_ids", ()))
   for key, limit in limits.items():
     if key in raw and (raw[key].dtype.kind not in "iu" or raw[key].min() < 0 or raw[key].max() >= limit):
       return f"{key} points outside 0..{limit - 1}"

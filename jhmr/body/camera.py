@@ -5,12 +5,10 @@ crop projects a point to s (X + tx), s (Y + ty) in crop coordinates, -1 to 1 ove
 tx and ty are metres.
 """
 
-import jax
 import jax.numpy as jnp
 
 FOCAL_PX = 5000.0  # of the crop's camera. Source: HMR and SPIN
 CROP_PX = 224.0    # side of the crop. Source: HMR and SPIN
-_EXACT = jax.lax.Precision.HIGHEST
 
 
 def weak_to_translation(camera, focal_px=FOCAL_PX, image_size=CROP_PX):
@@ -73,23 +71,23 @@ def solve_translation(points, keypoints_px, confidence, focal_px, center_px):
   Args:
     points: [..., K, 3] metres, before translation.
     keypoints_px: [..., K, 2] pixels.
-    confidence: [..., K] weights >= 0; when they are all 0 the result is 0.
+    confidence: [..., K] weights >= 0.
     focal_px: [...] focal length; center_px: [..., 2] principal point.
-  Source: SPIN, estimate_translation; rows f t_x - (u - c_x) t_z = (u - c_x) Z - f X, likewise y, weighted by sqrt(w).
-  Differs: pixels are measured in focal lengths and a ridge of 1e-9 of the trace keeps the system regular.
+  Returns:
+    metres; 0 when all confidences are 0, and z is 0 when fewer than two distinct keypoints have any.
+  Source: SPIN, estimate_translation: rows f t_x - (u - c_x) t_z = (u - c_x) Z - f X, likewise y, times sqrt(w).
+  Differs: solved by elimination of t_x, t_y instead of 3 x 3 normal equations, which float32 cannot hold.
   """
   points, weight = jnp.asarray(points), jnp.asarray(confidence)[..., None]
   focal = jnp.asarray(focal_px)[..., None, None]
   ray = (jnp.asarray(keypoints_px) - jnp.asarray(center_px)[..., None, :]) / focal  # [..., K, 2]
-  # Differences from the weighted means: subtracting equations does not change the solution, and t_z then comes from
-  # a sum of squares instead of a difference of large numbers.
   total = jnp.sum(weight, -2)
-  mean = lambda x: jnp.sum(weight * x, -2, keepdims=True) / jnp.where(total > 0, total, 1.0)[..., None, :]
+  mean = lambda x: jnp.sum(weight * x, -2) / jnp.where(total > 0, total, 1.0)
   right = ray * points[..., 2:] - points[..., :2]
   ray_mean, right_mean = mean(ray), mean(right)
-  ray_off, right_off = ray - ray_mean, right - right_mean
+  ray_off, right_off = ray - ray_mean[..., None, :], right - right_mean[..., None, :]
   spread = jnp.sum(weight * ray_off * ray_off, (-2, -1))
-  z = -jnp.sum(weight * ray_off * right_off, (-2, -1)) / jnp.where(spread > 0, spread, 1.0)
-  z = jnp.where(spread > 0, z, 0.0)
-  xy = right_mean[..., 0, :] + z[..., None] * ray_mean[..., 0, :]
-  return jnp.concatenate([xy, z[..., None]], -1)
+  defined = spread > 1e-10 * total[..., 0]  # keypoints further apart than rounding
+  z = -jnp.sum(weight * ray_off * right_off, (-2, -1)) / jnp.where(defined, spread, 1.0)
+  z = jnp.where(defined, z, 0.0)[..., None]
+  return jnp.concatenate([right_mean + z * ray_mean, z], -1)

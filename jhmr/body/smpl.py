@@ -126,7 +126,7 @@ def forward(body, betas, pose, transl=None):
   rest = body.joint_template + jnp.einsum("...l,ljc->...jc", betas, body.joint_dirs, precision=_EXACT)
   rotation, position = _chain(body.parents, pose, rest)
   vertices = _skin(body, _correctives(body, betas, pose), rotation, position, rest)
-  posed = Posed(vertices.reshape(*lead, -1, 3), position.reshape(*lead, -1, 3))
+  posed = Posed(*(x.reshape(*lead, *x.shape[1:]) for x in (vertices, position)))
   return posed if transl is None else jax.tree.map(lambda x: x + jnp.asarray(transl)[..., None, :], posed)
 
 
@@ -155,22 +155,22 @@ def _correctives(body, betas, pose):
   """Shaped and pose-corrected rest vertices [B, 3, N]. The root's rotation corrects nothing."""
   feature = (pose[:, 1:] - jnp.eye(3, dtype=pose.dtype)).reshape(pose.shape[0], -1)
   offsets = jnp.matmul(jnp.concatenate([betas, feature], -1), body.blend_dirs, precision=_EXACT)
-  return body.template + offsets.reshape(-1, *body.template.shape)
+  return body.template + offsets.reshape(betas.shape[0], *body.template.shape)
 
 
 def _chain(parents, pose, rest):
   """World rotations [B, J, 3, 3] and positions [B, J, 3] of the joints, level by level of the tree."""
-  bones = rest - jnp.where(np.array(parents)[:, None] < 0, 0.0, rest[:, np.maximum(parents, 0)])
-  rotation, position = [None] * len(parents), [None] * len(parents)
-  for level in _levels(parents):
-    r, t = pose[:, level], bones[:, level]
-    if parents[level[0]] >= 0:
-      above = jnp.stack([rotation[parents[j]] for j in level], 1)
-      t = _dot(above, t[..., None])[..., 0] + jnp.stack([position[parents[j]] for j in level], 1)
-      r = _dot(above, r)
-    for i, j in enumerate(level):
-      rotation[j], position[j] = r[:, i], t[:, i]
-  return jnp.stack(rotation, 1), jnp.stack(position, 1)
+  bones = rest - jnp.where(np.array(parents)[:, None] < 0, 0.0, _pick(rest, [max(p, 0) for p in parents]))
+  local = jnp.concatenate([pose, bones[..., None]], -1)  # [B, J, 3, 4]
+  levels = _levels(parents)
+  world = [_pick(local, levels[0])]
+  for above, level in zip(levels, levels[1:]):
+    parent = _pick(world[-1], [above.index(parents[j]) for j in level])
+    turned = _dot(parent[..., :3], _pick(local, level))
+    world.append(jnp.concatenate([turned[..., :3], turned[..., 3:] + parent[..., 3:]], -1))
+  order = [j for level in levels for j in level]
+  world = _pick(jnp.concatenate(world, 1), [order.index(j) for j in range(len(order))])
+  return world[..., :3], world[..., 3]
 
 
 @functools.lru_cache(maxsize=None)
@@ -179,7 +179,17 @@ def _levels(parents):
   depth = []
   for parent in parents:
     depth.append(0 if parent < 0 else depth[parent] + 1)
-  return tuple(np.array([j for j, d in enumerate(depth) if d == level]) for level in range(max(depth) + 1))
+  return tuple(tuple(j for j, d in enumerate(depth) if d == level) for level in range(max(depth) + 1))
+
+
+def _pick(x, ids):
+  """x[:, ids] by slices: the gradient of a gather is a scatter, slow on every device and long to compile."""
+  runs, start = [], 0
+  for i in range(1, len(ids) + 1):
+    if i == len(ids) or ids[i] != ids[i - 1] + 1:
+      runs.append(x[:, ids[start]:ids[i - 1] + 1])
+      start = i
+  return jnp.concatenate(runs, 1) if len(runs) > 1 else runs[0]
 
 
 def _dot(a, b):
@@ -194,7 +204,7 @@ def _skin(body, vertices, rotation, position, rest):
   motion = jnp.concatenate([rotation, shift[..., None]], -1)  # [B, J, 3, 4], relative to the rest pose
   batch, num_joints = motion.shape[:2]
   rows = motion.reshape(batch, num_joints, 12).swapaxes(1, 2)
-  t = jnp.matmul(rows, body.skin_weights, precision=_EXACT).reshape(batch, 3, 4, -1)
+  t = jnp.matmul(rows, body.skin_weights, precision=_EXACT).reshape(batch, 3, 4, vertices.shape[-1])
   x, y, z = (vertices[:, c] for c in range(3))
   # Written out: a reduction over the axis of four does not fuse, and takes five times longer on CPU; stacking last is
   # faster than swapping axes later, which makes XLA compute the vertices once for each reader.
