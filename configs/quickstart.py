@@ -17,6 +17,7 @@ def get_config(mode="full"):
       batch_size=32,
       num_steps=2400,
       splits=("val",),          # the first one decides which checkpoint is best
+      eval_batches=0,           # of each split; 0: all
       log_every=50,
       eval_every=600,
       checkpoint_every=300,
@@ -33,6 +34,7 @@ def get_config(mode="full"):
                    adversarial=0.01),
   ))
   if mode == "smoke":
-    config.update(dict(num_steps=2, batch_size=8, log_every=1, eval_every=2, checkpoint_every=2))
+    config.update(dict(num_steps=2, batch_size=8, log_every=1, eval_every=2, eval_batches=2, checkpoint_every=2))
     config.net.hidden = 32
+    config.optim.warmup_steps = 0
   return config

@@ -16,7 +16,7 @@ from ml_collections import config_flags
 EXIT_INPUT = 2
 # May differ between a run and its resumption: they change what is reported and when, not what is learnt,
 # except num_steps, which lets a finished run go on.
-FREE_ON_RESUME = ("num_steps", "log_every", "eval_every", "checkpoint_every", "keep", "parallel")
+FREE_ON_RESUME = ("num_steps", "eval_batches", "log_every", "eval_every", "checkpoint_every", "keep", "parallel")
 
 
 def run(main):

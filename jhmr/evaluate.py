@@ -12,6 +12,7 @@ import jax.numpy as jnp
 from jhmr import assets as assets_lib
 from jhmr import checkpoint, command, metrics, parallel, report, systems
 from jhmr.data import source as source_lib
+from jhmr.data import spec
 from jhmr.errors import InputError
 from jhmr.state import Prediction, TrainState
 import numpy as np
@@ -28,27 +29,54 @@ def predict_mean(state, batch, assets):
                     camera=rows(mean["camera"]), log_prob=jnp.zeros((batch["image"].shape[0], 1)))
 
 
-def make_scorer(mapper, predict, split):
-  """A function (state, assets) -> {metric: mean over the split, "examples": count}; compiles once, on first use."""
+def open_splits(config, assets, mapper, names=None):
+  """{name: batches}; batches(assets) yields the split's whole batches on the devices, required fields only."""
 
-  def score(state, batch, assets):
-    batch = split.on_device(batch, assets)
-    values = metrics.per_example(predict(state, batch, assets), batch, assets)
-    return values | {"weight": batch["mask"] * batch["has_pose"]}
+  def opened(name):
+    split = source_lib.open_split(config, assets, name)
+    needed = lambda batch: {k: v for k, v in batch.items() if spec.FIELDS[k].required}
+    prepare = mapper.rows(lambda state, batch, assets: needed(split.on_device(batch, assets)))
 
-  program = mapper.evaluate(score)
+    def batches(assets):
+      for i in range(min(split.num_batches, config.eval_batches or split.num_batches)):
+        yield prepare((), mapper.to_devices(split.batch(i)), assets)
+    return batches
 
-  def run(state, assets):
-    totals, weight = {}, 0.0
-    for i in range(split.num_batches):
-      values = program(state, mapper.to_devices(split.batch(i)), assets)
-      w = values.pop("weight").astype(np.float64)
-      weight += w.sum()
-      for name, value in values.items():
-        totals[name] = totals.get(name, 0.0) + np.sum(np.where(w > 0, value, 0) * w)
-    return {k: v / max(weight, 1.0) for k, v in totals.items()} | {"examples": int(weight)}
+  return {name: opened(name) for name in names or config.splits}
 
-  return run
+
+def make_scorer(config, mapper, system):
+  """score(state, batches, assets) -> one row a method, the mean pose first; one program for every split."""
+  methods = {"mean pose": predict_mean, config.system: system.predict}
+
+  def measure(state, batch, assets):
+    values = {name: metrics.per_example(f(state, batch, assets), batch, assets) for name, f in methods.items()}
+    return values, batch["mask"] * batch["has_pose"]
+
+  program = mapper.rows(measure)
+
+  def score(state, batches, assets):
+    totals, weight = {name: {} for name in methods}, 0.0
+    for batch in batches(assets):
+      values, w = mapper.join(program(state, batch, assets))
+      weight += w.sum(dtype=np.float64)
+      for name, rows in values.items():
+        for metric, value in rows.items():
+          totals[name][metric] = totals[name].get(metric, 0.0) + np.sum(np.where(w > 0, value, 0), dtype=np.float64)
+    mean = lambda row: {metric: total / max(weight, 1.0) for metric, total in row.items()}
+    return [{"method": name, "examples": int(weight)} | mean(row) for name, row in totals.items()]
+
+  return score
+
+
+def score_splits(score, state, splits, assets):
+  """The rows of every split, labelled with its name: what `report.table` prints under COLUMNS."""
+  return [{"split": name} | row for name, batches in splits.items() for row in score(state, batches, assets)]
+
+
+def summary(scores):
+  """One line: 'mpjpe_mm 101.2  pa_mpjpe_mm 70.3  ...'."""
+  return "  ".join(f"{name} {scores[name]:.4g}" for name in COLUMNS[3:])
 
 
 def load_run(workdir, step=None, body=None):
@@ -82,13 +110,10 @@ def main(argv):
     raise InputError(f"the folder of --out {args.out!r} does not exist: make it first")
   config, system, state, assets = load_run(args.workdir, args.step)
   mapper = parallel.make(args.parallel)
-  splits = {n: source_lib.open_split(config, assets, n) for n in (args.splits or ",".join(config.splits)).split(",")}
+  splits = open_splits(config, assets, mapper, args.splits.split(",") if args.splits else None)
   state, assets = mapper.replicate(state), mapper.replicate(assets)
-  rows = []
-  for name, split in splits.items():
-    for method, predict in (("mean pose", predict_mean), (config.system, system.predict)):
-      scores = make_scorer(mapper, predict, split)(state, assets)
-      rows.append({"split": name, "method": method} | scores)
+  score = make_scorer(config, mapper, system)
+  rows = score_splits(score, state, splits, assets)
   report.table(rows, COLUMNS)
   if args.out:
     with open(args.out, "w") as f:

@@ -25,7 +25,9 @@ class Mapper(NamedTuple):
   """How one program runs on all devices; every field is a function except `num_devices`."""
   num_devices: int
   train: Callable       # step -> step on global batches; the state is donated
-  evaluate: Callable    # f(state, batch, assets) -> per-example tree; rows of all devices come back together, [B, ...]
+  rows: Callable        # f(state, batch, assets) -> tree of rows; theirs stay on the devices, laid out as batches are
+  join: Callable        # such a tree -> NumPy, the rows of all devices together, [B, ...]
+  replicated: object    # the sharding of state and assets
   replicate: Callable   # tree -> the same tree on every device
   to_devices: Callable  # {name: [B, ...]} host batch -> laid out over the devices
 
@@ -44,7 +46,7 @@ def make(kind, devices=None):
   makers = {"pmap": _pmap, "shard_map": _shard_map}
   if kind not in makers:
     raise InputError(f"config.parallel is {kind!r}: use 'pmap' or 'shard_map'")
-  train, evaluate, split = makers[kind](devices, mesh)
+  train, rows, join, split = makers[kind](devices, mesh)
 
   def to_devices(batch):
     odd = {k: v.shape[0] for k, v in batch.items() if v.shape[0] % devices.size}
@@ -53,30 +55,23 @@ def make(kind, devices=None):
                        f"set config.batch_size to a multiple of {devices.size}")
     return {k: split(v) for k, v in batch.items()}
 
-  return Mapper(devices.size, train, evaluate, lambda tree: jax.device_put(tree, everywhere), to_devices)
+  return Mapper(num_devices=devices.size, train=train, rows=rows, join=lambda tree: jax.tree.map(join, tree),
+                replicated=everywhere, replicate=lambda tree: jax.device_put(tree, everywhere), to_devices=to_devices)
 
 
 def _pmap(devices, mesh):
   del mesh
   axes = dict(axis_name=AXIS, in_axes=(None, 0, None), devices=list(devices))
   train = lambda step: jax.pmap(step, out_axes=None, donate_argnums=(0,), **axes)
-
-  def evaluate(f):
-    mapped = jax.pmap(f, out_axes=0, **axes)
-    join = lambda x: np.asarray(x).reshape(-1, *x.shape[2:])
-    return lambda state, batch, assets: jax.tree.map(join, mapped(state, batch, assets))
-
-  return train, evaluate, lambda x: np.asarray(x).reshape(devices.size, -1, *x.shape[1:])
+  rows = lambda f: jax.pmap(f, out_axes=0, **axes)
+  join = lambda x: np.asarray(x).reshape(-1, *x.shape[2:])
+  return train, rows, join, lambda x: np.asarray(x).reshape(devices.size, -1, *x.shape[1:])
 
 
 def _shard_map(devices, mesh):
   del devices
-  rows = NamedSharding(mesh, P(AXIS))
+  split = NamedSharding(mesh, P(AXIS))
   mapped = lambda f, out: jax.shard_map(f, mesh=mesh, in_specs=(P(), P(AXIS), P()), out_specs=out, check_vma=False)
   train = lambda step: jax.jit(mapped(step, P()), donate_argnums=(0,))
-
-  def evaluate(f):
-    program = jax.jit(mapped(f, P(AXIS)))
-    return lambda state, batch, assets: jax.tree.map(np.asarray, program(state, batch, assets))
-
-  return train, evaluate, lambda x: jax.make_array_from_process_local_data(rows, np.asarray(x))
+  rows = lambda f: jax.jit(mapped(f, P(AXIS)))
+  return train, rows, np.asarray, lambda x: jax.make_array_from_process_local_data(split, np.asarray(x))

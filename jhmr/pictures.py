@@ -10,6 +10,7 @@ import jax
 import numpy as np
 
 SIDE_PX = 224           # every panel of a sheet
+SIDE_M = 2.1            # of the world, across a side view
 COLOR = (150, 185, 220)  # RGB of a predicted body
 TRUTH = (165, 205, 160)  # RGB of a labelled one
 
@@ -38,39 +39,36 @@ def panels(crop, body, faces, prediction, hypothesis=0):
   """
   pose = np.concatenate([prediction.global_orient[hypothesis], prediction.body_pose[hypothesis]])
   posed = smpl.forward(body, prediction.betas[hypothesis], pose)
-  transl = camera.weak_to_translation(prediction.camera[hypothesis])
-  return body_panels(crop, np.asarray(posed.vertices + transl), faces, camera.FOCAL_PX, (camera.CROP_PX / 2,) * 2, COLOR)
-
-
-def body_panels(crop, vertices_cam, faces, focal_px, center_px, color):
-  """[overlay, side view] of a posed body in the camera frame of a CROP_PX crop, in metres."""
+  vertices = np.asarray(posed.vertices + camera.weak_to_translation(prediction.camera[hypothesis]))
   scale = SIDE_PX / camera.CROP_PX
-  big = cv2.resize(crop, (SIDE_PX, SIDE_PX), interpolation=cv2.INTER_LINEAR)
-  center = np.asarray(center_px, np.float32) * scale
-  front = draw.body_picture(vertices_cam, faces, focal_px * scale, center, (SIDE_PX, SIDE_PX), color)
-  side = draw.side_view(vertices_cam)
-  aside = draw.body_picture(side, faces, focal_px * scale, (SIDE_PX / 2,) * 2, (SIDE_PX, SIDE_PX), color)
-  white = np.full_like(big, 255)
-  return [draw.overlay(big, front[..., :3], front[..., 3]), draw.overlay(white, aside[..., :3], aside[..., 3], 1.0)]
+  drawn = draw.body_picture(vertices, faces, camera.FOCAL_PX * scale, (SIDE_PX / 2,) * 2, (SIDE_PX, SIDE_PX), COLOR)
+  large = cv2.resize(crop, (SIDE_PX, SIDE_PX), interpolation=cv2.INTER_LINEAR)
+  return [draw.overlay(large, drawn[..., :3], drawn[..., 3]), side_panel(vertices, faces, COLOR)]
 
 
-def prediction_sheet(predict, state, split, assets, num=12):
-  """A grid of a split's first examples: input, predicted overlay and side view, and the labelled body's side view.
+def side_panel(vertices, faces, color):
+  """A body [N, 3] (camera axes, metres) from its right, in the middle of a white panel SIDE_M wide."""
+  side = draw.side_view(vertices)
+  side = side - (side.min(0) + side.max(0)) / 2 + np.array([0, 0, camera.FOCAL_PX * SIDE_M / SIDE_PX], np.float32)
+  drawn = draw.body_picture(side, faces, camera.FOCAL_PX, (SIDE_PX / 2,) * 2, (SIDE_PX, SIDE_PX), color)
+  return draw.overlay(np.full((SIDE_PX, SIDE_PX, 3), 255, np.uint8), drawn[..., :3], drawn[..., 3], 1.0)
+
+
+def prediction_sheet(predict, state, batch, assets, num=12):
+  """A grid of a batch's first examples: input, predicted overlay and side view, and the labelled body's side view.
 
   Args:
-    predict: of a System.  state, assets: on the host or one device.  split: a Source of `data.source.open_split`.
+    predict: of a System.  state, batch, assets: on the host; the batch as networks see it.
   Returns:
     uint8 [H, W, 3].
   """
-  batch = jax.jit(split.on_device)(split.batch(0), assets)
   prediction = jax.device_get(jax.jit(predict)(state, batch, assets))
   faces, rows = np.asarray(assets["surface"].faces), []
   for i in range(min(num, batch["image"].shape[0])):
-    crop = images.to_uint8(np.asarray(batch["image"][i]))
+    crop = images.to_uint8(batch["image"][i])
     one = jax.tree.map(lambda x: x[i], prediction)
     pose = np.concatenate([batch["global_orient"][i], batch["body_pose"][i]])
     truth = smpl.forward(assets["body"], batch["betas"][i], pose)
-    placed = np.asarray(truth.vertices + camera.weak_to_translation(one.camera[0]))
     rows += [cv2.resize(crop, (SIDE_PX, SIDE_PX)), *panels(crop, assets["body"], faces, one),
-             body_panels(crop, placed, faces, camera.FOCAL_PX, (camera.CROP_PX / 2,) * 2, TRUTH)[1]]
+             side_panel(np.asarray(truth.vertices), faces, TRUTH)]
   return draw.grid(rows, columns=8, labels=["input", "predicted", "from the side", "truth, side"] * (len(rows) // 4))

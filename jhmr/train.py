@@ -39,29 +39,28 @@ def train(config, workdir):
   system = systems.load(config)
   assets = assets_lib.load(config)
   source = source_lib.open_source(config, assets)
-  splits = {name: source_lib.open_split(config, assets, name) for name in config.splits}
+  splits = evaluate.open_splits(config, assets, mapper)
   mapper.to_devices(source.batch(0))
 
   # --- state: the newest checkpoint, or fresh
   started = time.monotonic()
-  first = jax.jit(source.on_device)(source.batch(0), assets)
-  state = system.init(jax.random.key(config.seed), first, assets)
+  first = jax.eval_shape(source.on_device, source.batch(0), assets)
+  init = lambda first: system.init(jax.random.key(config.seed), first, assets)
+  assets = mapper.replicate(assets)
   os.makedirs(workdir, exist_ok=True)
   _write(os.path.join(workdir, "config.json"), command.to_json(config))
   manager = checkpoint.open_manager(workdir, config.keep)
-  state, assets = mapper.replicate(state), mapper.replicate(assets)
-  restored = checkpoint.restore(manager, state, jax.tree.leaves(state)[0].sharding)
-  if restored:
-    state = restored.state
+  restored = checkpoint.restore(manager, jax.eval_shape(init, first), mapper.replicated)
   for damaged in restored.skipped if restored else ():
     print(f"warning: checkpoint {damaged}; using step {restored.step}", file=sys.stderr)
+  state = restored.state if restored else mapper.replicate(init(jax.jit(source.on_device)(source.batch(0), assets)))
   start = int(state.step)
   _introduce(config, workdir, mapper, state, start, bool(restored), time.monotonic() - started)
 
   # --- the loop
   step_fn = mapper.train(lambda state, batch, assets: system.step(state, source.on_device(batch, assets), assets))
-  scorers = {n: evaluate.make_scorer(mapper, system.predict, split) for n, split in splits.items()}
-  log = report.open_report(workdir, start, config.num_steps)
+  scorer = evaluate.make_scorer(config, mapper, system)
+  log, rows = report.open_report(workdir, start, config.num_steps), []
   due = lambda every, step: step % every == 0 or step == config.num_steps
   for step in range(start + 1, config.num_steps + 1):
     state, metrics = step_fn(state, mapper.to_devices(source.batch(step - 1)), assets)
@@ -73,18 +72,24 @@ def train(config, workdir):
         report.scalars(log, step, "train", metrics)
     score = checkpoint.NOT_SCORED
     if due(config.eval_every, step):
-      for name, scorer in scorers.items():
-        scores = scorer(state, assets)
-        report.scalars(log, step, name, scores)
-        report.say(f"step {step}/{config.num_steps}  {name}: " + evaluate.summary(scores))
-        score = scores["pa_mpjpe_mm"] if name == config.splits[0] else score
+      rows = evaluate.score_splits(scorer, state, splits, assets)
+      for row in rows:
+        if row["method"] == config.system:
+          report.say(f"step {step}/{config.num_steps}  {row['split']}: {evaluate.summary(row)}")
+          report.scalars(log, step, row["split"], {k: v for k, v in row.items() if k not in ("split", "method")})
+          score = row["pa_mpjpe_mm"] if row["split"] == config.splits[0] else score
     if due(config.checkpoint_every, step):
       checkpoint.save(manager, state, score)
   manager.wait_until_finished()
   manager.close()
 
   # --- the end: scores beside the baseline, and a picture
-  _finish(config, workdir, mapper, system, splits, state, assets, log)
+  report.table(rows or evaluate.score_splits(scorer, state, splits, assets), evaluate.COLUMNS)
+  first = mapper.join(next(splits[config.splits[0]](assets)))
+  sheet = pictures.prediction_sheet(system.predict, jax.device_get(state), first, jax.device_get(assets))
+  pictures.write(os.path.join(workdir, "predictions.png"), sheet)
+  report.picture(log, int(state.step), "predictions", sheet)
+  report.say(f"checkpoints, metrics.jsonl, events/ and predictions.png are in {workdir}")
   report.close(log)
   return state
 
@@ -103,20 +108,6 @@ def _stop_if_not_finite(metrics, step, manager):
     manager.wait_until_finished()
     raise InputError(f"step {step}: {', '.join(odd)} not finite; the last good checkpoint is step "
                      f"{manager.latest_step()}: lower config.optim.learning_rate or look at the data")
-
-
-def _finish(config, workdir, mapper, system, splits, state, assets, log):
-  """Prints every split beside the mean-pose baseline and leaves predictions.png: input, overlay, side view."""
-  rows = []
-  for name, split in splits.items():
-    for method, predict in (("mean pose", evaluate.predict_mean), (config.system, system.predict)):
-      rows.append({"split": name, "method": method} | evaluate.make_scorer(mapper, predict, split)(state, assets))
-  report.table(rows, evaluate.COLUMNS)
-  path = os.path.join(workdir, "predictions.png")
-  sheet = pictures.prediction_sheet(system.predict, jax.device_get(state), splits[config.splits[0]], assets)
-  pictures.write(path, sheet)
-  report.picture(log, int(state.step), "predictions", sheet)
-  report.say(f"checkpoints, metrics.jsonl, events/ and predictions.png are in {workdir}")
 
 
 def _write(path, text):

@@ -80,12 +80,12 @@ def test_any_mapper_and_device_count_gives_the_global_masked_mean(kind, num_devi
 
 
 @pytest.mark.parametrize("kind", ["pmap", "shard_map"])
-def test_evaluate_returns_rows_in_the_order_they_were_given(kind):
+def test_rows_come_back_in_the_order_they_were_given(kind):
   mapper = parallel.make(kind, jax.devices()[:4])
-  f = mapper.evaluate(lambda state, batch, assets: {"z": batch["x"].sum(-1) * state})
+  f = mapper.rows(lambda state, batch, assets: {"z": batch["x"].sum(-1) * state})
   batch = batch_of(0)
   out = f(mapper.replicate(jnp.float32(2)), mapper.to_devices(batch), mapper.replicate({}))
-  np.testing.assert_allclose(out["z"], 2 * batch["x"].sum(-1), rtol=1e-6)
+  np.testing.assert_allclose(mapper.join(out)["z"], 2 * batch["x"].sum(-1), rtol=1e-6)
 
 
 def test_a_batch_that_does_not_divide_is_refused():
