@@ -5,6 +5,8 @@ How a pixel finds its face, and why windows have sizes, is told in `body.raster`
 differentiable in the vertices through the face each pixel sees; which face that is has no gradient.
 """
 
+import math
+
 from flax import struct
 import jax
 from jax import lax
@@ -121,7 +123,8 @@ def _project(vertices_cam, focal_px, center_px):
   per_person = lambda x, axes: x if x.ndim == axes else x[:, None]
   focal, center = per_person(jnp.asarray(focal_px), 0), per_person(jnp.asarray(center_px), 1)
   pixels = camera.perspective(safe, focal, center)
-  return jnp.where(front, jnp.concatenate([pixels, safe[..., 2:]], -1), -1.0)
+  points = jnp.where(front, jnp.concatenate([pixels, safe[..., 2:]], -1), -1.0)
+  return raster.keep(points, points[..., 2] >= -1)
 
 
 # What pixels show. Every function takes a Scene with or without the batch axis, and vertices to match.
@@ -144,20 +147,13 @@ def _of_people(values, scene, index):
   """values [..., P, M, C] of each pixel's person at index [..., H, W] -> [..., H, W, C]; anything where empty."""
   values = jnp.asarray(values)
   *lead, num_people, num_rows, channels = values.shape
-  image = jnp.arange(max(1, _product(lead))).reshape(*lead, 1, 1)
+  image = jnp.arange(math.prod(lead)).reshape(*lead, 1, 1)
   rows = (image * num_people + jnp.maximum(scene.person, 0)) * num_rows + jnp.maximum(index, 0)
   return values.reshape(-1, channels).at[rows].get(mode="clip")
 
 
-def _product(lead):
-  total = 1
-  for size in lead:
-    total *= size
-  return total
-
-
 def interpolate_corners(scene, values):
-  """Values that differ between faces at one vertex (texture coordinates): [F, 3, C] -> [..., H, W, C], 0 where empty."""
+  """Values that differ between the faces of a vertex, as texture does: [F, 3, C] -> [..., H, W, C], 0 where empty."""
   at = jnp.asarray(values).at[jnp.maximum(scene.face_ids, 0)].get(mode="clip")  # [..., H, W, 3, C]
   return jnp.sum(scene.weights[..., None] * at, -2)
 
@@ -186,7 +182,7 @@ def shade(scene, vertices_cam, faces, face_colors, light, ambient):
   vertices_cam, light = jnp.asarray(vertices_cam), jnp.asarray(light)
   # The cosine is linear in the normal, so interpolating it is Phong shading but for the length of the normal.
   cosine = jnp.sum(mesh.vertex_normals(vertices_cam, faces) * light[..., None, None, :], -1, keepdims=True)
-  front = _front_faces(vertices_cam, faces)
+  scene, cosine, front = raster.keep((scene, cosine, _front_faces(vertices_cam, faces)), scene.person >= -1)
   color = _of_people(jnp.concatenate([jnp.broadcast_to(face_colors, (*front.shape, 3)), front[..., None]], -1),
                      scene, scene.face_ids)
   lit = jnp.maximum(interpolate(scene, cosine, faces) * color[..., 3:], 0.0)
