@@ -39,14 +39,19 @@ def get_batch(assets, batch_size=8, image_size=32, seed=0):
   """Images of noise with labels that belong together: bodies near the mean pose, projected by cameras near its."""
   rng = np.random.default_rng(seed)
   batch = spec.fake_batch(image_size, batch_size, seed=seed)
-  turns = rotations.axis_angle_to_matrix(rng.normal(size=(batch_size, 24, 3)).astype(np.float32) * 0.3)
-  pose = np.einsum("bjxy,jyz->bjxz", turns, assets["mean"]["pose"])
+  turns = 0.3 * rng.normal(size=(batch_size, 24, 3)).astype(np.float32)
   betas = rng.normal(size=(batch_size, 10)).astype(np.float32)
   cameras = (np.array([0.9, 0, 0]) + 0.1 * rng.normal(size=(batch_size, 3))).astype(np.float32)
-  body = assets["keypoint_body"]
-  points = smpl.keypoints(body, smpl.forward(body, betas, pose), "spin49")
+
+  @jax.jit
+  def label(body, mean):
+    pose = rotations.axis_angle_to_matrix(turns) @ mean
+    points = smpl.keypoints(body, smpl.forward(body, betas, pose), "spin49")
+    return pose, points, camera.project_crop(points, cameras)
+
+  pose, points, projected = map(np.asarray, label(assets["keypoint_body"], assets["mean"]["pose"]))
   ones = np.ones((batch_size, 49, 1), np.float32)
-  batch |= {"keypoints2d": np.concatenate([camera.project_crop(points, cameras), ones], -1),
+  batch |= {"keypoints2d": np.concatenate([projected, ones], -1),
             "keypoints3d": np.concatenate([points, ones], -1), "global_orient": pose[:, :1], "body_pose": pose[:, 1:],
             "betas": betas, "real_pose": pose[::-1, 1:], "real_betas": betas[::-1]}
   return {k: np.asarray(v) for k, v in batch.items()}
