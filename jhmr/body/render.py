@@ -113,7 +113,7 @@ def render_batch(vertices_cam, faces, focal_px, center_px, size, windows=Windows
   people = jnp.arange(num_people, dtype=jnp.int32), lax.stop_gradient(jnp.moveaxis(points, 1, 0))
   (_, person, ids), overflow = lax.scan(draw, start, people)
   depth, weights = raster.recompute(points.reshape(num_images, -1, 3), faces, ids, person * num_vertices)
-  return Scene(person, ids, depth, weights, jnp.sum(overflow, 0))
+  return raster.keep(Scene(person, ids, depth, weights, jnp.sum(overflow, 0)), person >= -1)
 
 
 def _project(vertices_cam, focal_px, center_px):
@@ -139,13 +139,14 @@ def interpolate(scene, values, faces):
   Returns:
     [..., H, W, C]; 0 where empty.
   """
+  values = raster.keep(jnp.asarray(values), scene.person >= -1)
   corner = lambda k: _of_people(values, scene, jnp.asarray(faces, jnp.int32)[:, k].at[scene.face_ids].get(mode="clip"))
-  return sum(scene.weights[..., k, None] * corner(k) for k in range(3))
+  mixed = sum(scene.weights[..., k, None] * corner(k) for k in range(3))
+  return jnp.where(scene.person[..., None] >= 0, mixed, 0.0)  # a hidden vertex may be no number
 
 
 def _of_people(values, scene, index):
   """values [..., P, M, C] of each pixel's person at index [..., H, W] -> [..., H, W, C]; anything where empty."""
-  values = jnp.asarray(values)
   *lead, num_people, num_rows, channels = values.shape
   image = jnp.arange(math.prod(lead)).reshape(*lead, 1, 1)
   rows = (image * num_people + jnp.maximum(scene.person, 0)) * num_rows + jnp.maximum(index, 0)
@@ -182,7 +183,7 @@ def shade(scene, vertices_cam, faces, face_colors, light, ambient):
   vertices_cam, light = jnp.asarray(vertices_cam), jnp.asarray(light)
   # The cosine is linear in the normal, so interpolating it is Phong shading but for the length of the normal.
   cosine = jnp.sum(mesh.vertex_normals(vertices_cam, faces) * light[..., None, None, :], -1, keepdims=True)
-  scene, cosine, front = raster.keep((scene, cosine, _front_faces(vertices_cam, faces)), scene.person >= -1)
+  front = raster.keep(_front_faces(vertices_cam, faces), scene.person >= -1)
   color = _of_people(jnp.concatenate([jnp.broadcast_to(face_colors, (*front.shape, 3)), front[..., None]], -1),
                      scene, scene.face_ids)
   lit = jnp.maximum(interpolate(scene, cosine, faces) * color[..., 3:], 0.0)

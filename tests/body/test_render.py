@@ -368,6 +368,23 @@ def test_interpolated_positions_lie_on_the_pixels_ray(scene3):
   assert not np.any(at[~seen])
 
 
+def test_people_left_out_may_be_anything(scene3):
+  vertices, faces, _ = scene3
+  broken = np.where(np.float32([0, 1, 1])[:, None, None] > 0, vertices, np.nan)
+
+  def total(vertices, valid):
+    scene = render.render_people(vertices, faces, 90.0, CENTER, SIZE, CROWD_WINDOWS, valid)
+    colors = jnp.full((3, len(faces), 3), 0.5)
+    shaded = render.shade(scene, vertices, faces, colors, jnp.float32([0.1, -0.4, -0.5]), 0.3)
+    return jnp.sum(shaded) + jnp.sum(scene.depth) + jnp.sum(render.interpolate(scene, vertices, faces))
+
+  valid = np.float32([0, 1, 1])
+  program = jax.jit(jax.value_and_grad(total))
+  (whole, gradient), (same, same_gradient) = program(vertices, valid), program(broken, valid)
+  assert np.isfinite(whole) and whole == same
+  np.testing.assert_array_equal(np.asarray(gradient)[1:], np.asarray(same_gradient)[1:])
+
+
 def test_labels_and_corner_values_follow_the_face(scene3):
   vertices, faces, scene = scene3
   parts = np.arange(len(faces)) % 24 + 1
