@@ -88,7 +88,7 @@ def _peer_layer(arrays, batch):
 
   import smplx
   import torch
-  torch.set_num_threads(os.cpu_count())
+  torch.set_num_threads(len(os.sched_getaffinity(0)))  # every core that we may use too
   num_vertices = arrays["v_template"].shape[0]
   struct = smplx.utils.Struct(
       v_template=arrays["v_template"], shapedirs=arrays["shapedirs"], weights=arrays["weights"], f=arrays["f"],

@@ -20,6 +20,7 @@ from jhmr.errors import InputError
 import numpy as np
 
 _EXACT = lax.Precision.HIGHEST  # TF32 or bfloat16 products move vertices by millimetres
+_WHOLE_MESH = 500            # vertices from which on a body counts as more than a few landmarks
 _REGRESSOR_KEYS = {"extra": ("regressor_extra9", joints.EXTRA9), "h36m": ("regressor_h36m17", joints.H36M17),
                    "j19": ("regressor_j19", joints.names("j19"))}
 _SUPPLIED_BY = {"extra": "J_regressor_extra.npy", "h36m": "J_regressor_h36m.npy", "j19": "SMPL_to_J19.pkl",
@@ -36,6 +37,7 @@ class Smpl:
   skin_weights: jax.Array    # [J, N] each column sums to 1
   landmarks: jax.Array       # [K, N] weights of vertices, one row per landmark that is not a joint of the chain
   landmark_names: tuple = struct.field(pytree_node=False)
+  landmark_vertices: tuple = struct.field(pytree_node=False)  # the vertex, where a landmark is one vertex, else -1
   parents: tuple = struct.field(pytree_node=False)
 
 
@@ -65,7 +67,7 @@ def from_arrays(arrays, num_betas=10):
               joint_template=f32(regressor @ template),
               joint_dirs=f32(np.einsum("jn,ncl->ljc", regressor, shape_dirs, optimize=True)),
               skin_weights=f32(np.asarray(arrays["weights"]).T), landmarks=f32(rows), landmark_names=names,
-              parents=tuple(int(p) for p in arrays["parents"]))
+              landmark_vertices=_single_vertices(rows), parents=tuple(int(p) for p in arrays["parents"]))
 
 
 def _landmark_rows(arrays):
@@ -85,6 +87,12 @@ def _landmark_rows(arrays):
   names += [f"regressed:{n}" for n in joints.SMPL24]
   rows.append(arrays["J_regressor"])
   return tuple(names), np.concatenate(rows)
+
+
+def _single_vertices(rows):
+  """Per row of weights [K, N], the vertex it picks when it is one vertex with weight 1, else -1."""
+  single = ((rows != 0).sum(1) == 1) & (rows.max(1, initial=0) == 1)
+  return tuple(int(row.argmax()) if one else -1 for one, row in zip(single, rows))
 
 
 def load(path, gender="neutral", num_betas=10):
@@ -220,14 +228,20 @@ def keypoints(body, posed, set_name):
     InputError: when the body lacks a landmark of the set, naming the file that would supply it.
   """
   wanted = joints.landmarks(set_name)
-  regressed = sorted(set(wanted) - set(joints.SMPL24))
-  rows = _landmark_ids(body, regressed, set_name)
-  points = posed.joints
-  if regressed:
-    picked = jnp.einsum("kn,...nc->...kc", body.landmarks[rows], posed.vertices, precision=_EXACT)
-    points = jnp.concatenate([points, picked], -2)
-  order = (*joints.SMPL24, *regressed)
-  return points[..., np.array([order.index(name) for name in wanted]), :]
+  others = sorted(set(wanted) - set(joints.SMPL24))
+  rows = _landmark_ids(body, others, set_name)
+  vertices = np.array(body.landmark_vertices, np.int32)[rows]
+  # On a whole mesh picking saves an eighth of the time of `forward`; on a sub-body the gradient of the product is
+  # faster than that of picking.
+  pick = (vertices >= 0) & (body.template.shape[1] > _WHOLE_MESH)
+  picked, averaged = rows[pick], rows[~pick]
+  points = [posed.joints]
+  if picked.size:
+    points.append(posed.vertices[..., vertices[pick], :])
+  if averaged.size:
+    points.append(jnp.einsum("kn,...nc->...kc", body.landmarks[averaged], posed.vertices, precision=_EXACT))
+  order = [*joints.SMPL24, *(body.landmark_names[i] for i in (*picked, *averaged))]
+  return jnp.concatenate(points, -2)[..., np.array([order.index(name) for name in wanted]), :]
 
 
 def _landmark_ids(body, names, set_name):
@@ -251,4 +265,4 @@ def sub_body(body, set_names):
   blend = blend.reshape(len(blend), 3, -1)[..., keep].reshape(len(blend), -1)
   return body.replace(template=body.template[:, keep], blend_dirs=jnp.asarray(blend),
                       skin_weights=body.skin_weights[:, keep], landmarks=jnp.asarray(rows[:, keep]),
-                      landmark_names=tuple(wanted))
+                      landmark_names=tuple(wanted), landmark_vertices=_single_vertices(rows[:, keep]))
