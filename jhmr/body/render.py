@@ -97,7 +97,7 @@ def render_batch(vertices_cam, faces, focal_px, center_px, size, windows=Windows
   if vertices_cam.ndim != 4 or vertices_cam.shape[-1] != 3:
     raise ValueError(f"vertices_cam must be [B, P, N, 3], got {vertices_cam.shape}")
   num_images, num_people, num_vertices = vertices_cam.shape[:3]
-  points = _project(vertices_cam, focal_px, center_px)
+  points = raster.keep(_project(vertices_cam, focal_px, center_px), faces)
   if valid is not None:
     points = jnp.where(jnp.asarray(valid)[..., None, None] > 0, points, -1.0)
 
@@ -113,7 +113,7 @@ def render_batch(vertices_cam, faces, focal_px, center_px, size, windows=Windows
   people = jnp.arange(num_people, dtype=jnp.int32), lax.stop_gradient(jnp.moveaxis(points, 1, 0))
   (_, person, ids), overflow = lax.scan(draw, start, people)
   depth, weights = raster.recompute(points.reshape(num_images, -1, 3), faces, ids, person * num_vertices)
-  return raster.keep(Scene(person, ids, depth, weights, jnp.sum(overflow, 0)), person >= -1)
+  return raster.keep(Scene(person, ids, depth, weights, jnp.sum(overflow, 0)), faces)
 
 
 def _project(vertices_cam, focal_px, center_px):
@@ -123,8 +123,7 @@ def _project(vertices_cam, focal_px, center_px):
   per_person = lambda x, axes: x if x.ndim == axes else x[:, None]
   focal, center = per_person(jnp.asarray(focal_px), 0), per_person(jnp.asarray(center_px), 1)
   pixels = camera.perspective(safe, focal, center)
-  points = jnp.where(front, jnp.concatenate([pixels, safe[..., 2:]], -1), -1.0)
-  return raster.keep(points, points[..., 2] >= -1)
+  return jnp.where(front, jnp.concatenate([pixels, safe[..., 2:]], -1), -1.0)
 
 
 # What pixels show. Every function takes a Scene with or without the batch axis, and vertices to match.
@@ -139,7 +138,7 @@ def interpolate(scene, values, faces):
   Returns:
     [..., H, W, C]; 0 where empty.
   """
-  values = raster.keep(jnp.asarray(values), scene.person >= -1)
+  values = raster.keep(jnp.asarray(values), faces)
   corner = lambda k: _of_people(values, scene, jnp.asarray(faces, jnp.int32)[:, k].at[scene.face_ids].get(mode="clip"))
   mixed = sum(scene.weights[..., k, None] * corner(k) for k in range(3))
   return jnp.where(scene.person[..., None] >= 0, mixed, 0.0)  # a hidden vertex may be no number
@@ -183,7 +182,7 @@ def shade(scene, vertices_cam, faces, face_colors, light, ambient):
   vertices_cam, light = jnp.asarray(vertices_cam), jnp.asarray(light)
   # The cosine is linear in the normal, so interpolating it is Phong shading but for the length of the normal.
   cosine = jnp.sum(mesh.vertex_normals(vertices_cam, faces) * light[..., None, None, :], -1, keepdims=True)
-  front = raster.keep(_front_faces(vertices_cam, faces), scene.person >= -1)
+  front = raster.keep(_front_faces(vertices_cam, faces), faces)
   color = _of_people(jnp.concatenate([jnp.broadcast_to(face_colors, (*front.shape, 3)), front[..., None]], -1),
                      scene, scene.face_ids)
   lit = jnp.maximum(interpolate(scene, cosine, faces) * color[..., 3:], 0.0)
