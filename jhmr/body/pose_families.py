@@ -206,8 +206,8 @@ def crouching(z, u):
   pitch = (1 - kneel) * (12.0 + 16.0 * u[0] + 5.0 * z[0]) + kneel * (4.0 + 6.0 * z[0])
   spread, turn = 12.0 + 6.0 * jnp.abs(z[1]), 14.0 + 6.0 * z[2]
   hip, knee = 112.0 * depth + 6.0 * z[3], 122.0 * depth + 5.0 * z[4]
-  left = _leg((1 - kneel) * hip + kneel * (86.0 + pitch + 8.0 * z[3]), (1 - kneel) * knee + kneel * (88.0 + 10.0 * z[4]),
-              pitch, (1 - kneel) * spread + kneel * 8.0, (1 - kneel) * turn + kneel * 4.0)
+  left = _leg((1 - kneel) * hip + kneel * (86.0 + pitch + 8.0 * z[3]),
+              (1 - kneel) * knee + kneel * (88.0 + 10.0 * z[4]), pitch, (1 - kneel) * spread + kneel * 8.0, (1 - kneel) * turn + kneel * 4.0)
   right = _leg((1 - kneel) * (hip + 4.0 * z[5]) + kneel * (pitch + 4.0 + 6.0 * z[5]),
                (1 - kneel) * (knee + 4.0 * z[6]) + kneel * (92.0 + 8.0 * z[6]), pitch,
                (1 - kneel) * spread + kneel * 4.0, (1 - kneel) * turn, lift=kneel * 70.0, toes=kneel * 20.0)
@@ -221,7 +221,7 @@ def crouching(z, u):
 def bending(z, u):
   """From the hips and the back towards the floor, arms hanging or working there."""
   depth = 0.25 + 0.75 * u[0]
-  pitch, spine, knee = 48.0 * depth + 6.0 * z[0], 44.0 * depth + 6.0 * z[1], 6.0 + 22.0 * jnp.abs(z[2])
+  pitch, spine, knee = 58.0 * depth + 6.0 * z[0], 48.0 * depth + 6.0 * z[1], 6.0 + 22.0 * jnp.abs(z[2])
   hip, step = pitch + 0.5 * knee - 3.0, 8.0 * z[3]
   legs = _limb(LEG, _leg(hip + step, knee, pitch, 5.0 + 3.0 * jnp.abs(z[4])),
                _leg(hip - step, knee + jnp.abs(step), pitch, 5.0 + 3.0 * jnp.abs(z[4]), lift=jnp.abs(step)))

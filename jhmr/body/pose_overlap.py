@@ -17,15 +17,20 @@ REST_JOINTS = np.array([
     [-.45, .44, -.03], [.71, .44, -.02], [-.71, .44, -.02], [.80, .43, -.02], [-.80, .43, -.02]], np.float32)
 
 # Limbs: kind, joint that carries it, from, to, where along it the spheres sit (1 is the far joint), radius.
-LIMBS = (("trunk", "pelvis", "hip", "collar", (0.1, 0.35), 0.085), ("trunk", "spine3", "hip", "collar", (0.6, 0.85), 0.085),
-         ("thigh", "hip", "hip", "knee", (0.35, 0.65, 1.0), 0.065), ("shin", "knee", "knee", "ankle", (0.35, 0.7, 1.0), 0.05),
-         ("shin", "ankle", "ankle", "foot", (1.2,), 0.045), ("upper", "shoulder", "shoulder", "elbow", (0.6, 1.0), 0.045),
-         ("fore", "elbow", "elbow", "wrist", (0.5, 1.0), 0.04), ("fore", "wrist", "wrist", "hand", (1.0, 1.8), 0.035),
+LIMBS = (("trunk", "pelvis", "hip", "collar", (0.1, 0.35), 0.085),
+         ("trunk", "spine3", "hip", "collar", (0.6, 0.85), 0.085),
+         ("thigh", "hip", "hip", "knee", (0.35, 0.65, 1.0), 0.065),
+         ("shin", "knee", "knee", "ankle", (0.35, 0.7, 1.0), 0.05),
+         ("shin", "ankle", "ankle", "foot", (1.2,), 0.045),
+         ("upper", "shoulder", "shoulder", "elbow", (0.6, 1.0), 0.045),
+         ("fore", "elbow", "elbow", "wrist", (0.5, 1.0), 0.04),
+         ("fore", "wrist", "wrist", "hand", (1.0, 1.8), 0.035),
          ("head", "neck", "neck", "head", (1.5, 2.2), 0.09))
 # Which kinds may not touch: on any sides, or on opposite sides only.
 ANY_SIDE = {("fore", "trunk"), ("trunk", "upper"), ("fore", "head"), ("head", "upper"), ("head", "thigh"),
             ("fore", "thigh"), ("fore", "shin"), ("shin", "trunk")}
-OPPOSITE = {("thigh", "thigh"), ("shin", "shin"), ("fore", "fore"), ("upper", "upper"), ("fore", "upper"), ("shin", "thigh")}
+OPPOSITE = {("thigh", "thigh"), ("shin", "shin"), ("fore", "fore"), ("upper", "upper"), ("fore", "upper"),
+            ("shin", "thigh")}
 
 
 def _index(name, side):

@@ -29,6 +29,7 @@ is measured from the hanging arm. Wrists carry half of the forearm's pronation, 
 The frame is y up with the person facing +z before pitch, spin and roll; x is the person's left.
 """
 
+import functools
 import zipfile
 
 from flax import struct
@@ -74,37 +75,65 @@ def sample(key):
   Returns:
     [24, 3, 3] rotation matrices. The root is in a y-up frame, person facing +z; yaw is not drawn.
   """
-  family_key, pose_key = jax.random.split(key)
-  return family_pose(pose_key, _choose(jax.random.uniform(family_key), jnp.array(pose_families.PROBABILITIES)))
+  u = _uniforms(key)
+  return _best(u, _choose(u[-1, -1], jnp.array(pose_families.PROBABILITIES)))
 
 
 def family_pose(key, family):
   """One pose [24, 3, 3] of a family: an index into `FAMILIES` (traced or not) or its name."""
-  family = FAMILIES.index(family) if isinstance(family, str) else family
+  return _best(_uniforms(key), FAMILIES.index(family) if isinstance(family, str) else family)
 
-  def better(best, candidate):  # a loop rather than a second vmap: it compiles one draw, and XLA fuses less of it twice
-    pose = _draw(candidate, family)
+
+# Normal numbers: of the family, of the arms' habits, of the noise on trunk, legs and arms.
+_NORMALS = (pose_families.NUM_NORMALS, 18, 9, 16, 18)
+
+
+def _uniforms(key):
+  """All random numbers of a pose [candidates, n] in one call: every call costs a tenth of a second of compilation."""
+  return jax.random.uniform(key, (NUM_CANDIDATES, sum(_NORMALS) + pose_families.NUM_UNIFORMS + 5))
+
+
+def _best(u, family):
+  """The pose that overlaps least among those drawn from the rows of u.
+
+  A loop rather than a second vmap: it compiles one draw, and its inputs are not computed again wherever they are used.
+  """
+  def better(best, z_u):
+    pose = _draw(*z_u, family)
     overlap = pose_overlap.overlap(pose)
     return jax.tree.map(lambda new, old: jnp.where(overlap < best[1], new, old), (pose, overlap), best), None
 
+  z, u = u[:, :sum(_NORMALS)], u[:, sum(_NORMALS):]
+  z = jax.scipy.special.ndtri(jnp.clip(z, 1e-6, 1 - 1e-6))
   start = (jnp.zeros((NUM_JOINTS, 3, 3)), jnp.full((), jnp.inf, jnp.float32))
-  return jax.lax.scan(better, start, jax.random.split(key, NUM_CANDIDATES))[0][0]
+  return jax.lax.scan(better, start, (z, u))[0][0]
 
 
 def _choose(u, weights):
   """The index that a uniform number u falls into: weights [..., n] -> [...] int32."""
-  return jnp.sum(jnp.asarray(u)[..., None] * jnp.sum(weights, -1, keepdims=True) > jnp.cumsum(weights, -1)[..., :-1], -1)
+  total = jnp.cumsum(weights, -1)
+  return jnp.sum(jnp.asarray(u)[..., None] * total[..., -1:] > total[..., :-1], -1)
 
 
-def _draw(key, family):
-  """One candidate: all its random numbers come from two calls, since each call costs a second of compilation."""
-  sizes = (pose_families.NUM_NORMALS, 18, 9, 16, 18)
-  z, habits, *noise = jnp.split(jax.random.normal(key, (sum(sizes),)), np.cumsum(sizes)[:-1])
-  u = jax.random.uniform(jax.random.fold_in(key, 1), (pose_families.NUM_UNIFORMS + 4,))
-  angles = jax.lax.switch(family, pose_families.BRANCHES, z, u[:-4])
-  angles = angles._replace(arms=_arms(u[-4:-1], habits.reshape(2, 9), family, angles.arms))
+def _draw(z, u, family):
+  """One candidate from normal and uniform numbers."""
+  z, habits, *noise = jnp.split(z, np.cumsum(_NORMALS)[:-1])
+  # Under vmap a switch runs every branch anyway; choosing by a product keeps XLA from fusing them into what follows.
+  every = jnp.stack([_flat(branch(z, u[:-5])) for branch in pose_families.BRANCHES])
+  angles = _angles(jnp.matmul(jax.nn.one_hot(family, len(FAMILIES)), every, precision=jax.lax.Precision.HIGHEST))
+  angles = angles._replace(arms=_arms(u[-5:-2], habits.reshape(2, 9), family, angles.arms))
   angles = Angles(*(a + s * n.reshape(a.shape) for a, s, n in zip(angles, NOISE, noise)))
-  return angles_to_pose(_mirror(_limit(angles), u[-1] < 0.5))
+  return angles_to_pose(_mirror(_limit(angles), u[-2] < 0.5))
+
+
+def _flat(angles):
+  return jnp.concatenate([jnp.ravel(a) for a in angles])
+
+
+def _angles(flat):
+  """The inverse of `_flat`, for NumPy arrays too."""
+  trunk, legs, arms = flat[:9], flat[9:25], flat[25:]
+  return Angles(trunk, legs.reshape(2, 8), arms.reshape(2, 9))
 
 
 def _arms(u, z, family, own):
@@ -141,40 +170,47 @@ def angles_to_pose(angles):
   Returns:
     [24, 3, 3] in SMPL's joint order and T-pose frames.
   """
-  zero, none = jnp.zeros(()), jnp.zeros((3, 3))
-  vec = lambda x, y, z: jnp.stack([x, y, z])
-  seq = lambda *vecs: jnp.stack(list(vecs) + [jnp.zeros(3)] * (3 - len(vecs)))  # product of up to three rotations
-  pitch, spin, roll, *rest = angles.trunk
-  spine, neck = vec(rest[0], rest[2], rest[1]), vec(rest[3], rest[5], rest[4])
-  rows = {"pelvis": seq(vec(pitch, zero, zero), vec(zero, spin, zero), vec(zero, zero, roll)),
-          **{f"spine{i + 1}": seq(share * spine) for i, share in enumerate(SPINE_SHARES)},
-          "neck": seq(0.5 * neck), "head": seq(0.5 * neck), "left_hand": none, "right_hand": none}
-  mirror = jnp.array([1.0, -1.0, -1.0])
-  for side, name in enumerate(("left", "right")):
-    limb = {**_leg_rotations(angles.legs[side], vec, seq), **_arm_rotations(angles.arms[side], vec, seq)}
-    rows.update({f"{name}_{joint}": value * (mirror if side else 1.0) for joint, value in limb.items()})
-  vectors = jnp.deg2rad(jnp.stack([rows[name] for name in joints.names("smpl24")]))
-  first, second, third = jnp.moveaxis(rotations.axis_angle_to_matrix(vectors), 1, 0)
+  matrix, offset = _vector_map()
+  vectors = (jnp.matmul(matrix, _flat(angles), precision=jax.lax.Precision.HIGHEST) + offset).reshape(NUM_JOINTS, 3, 3)
+  first, second, third = jnp.moveaxis(rotations.axis_angle_to_matrix(jnp.deg2rad(vectors)), 1, 0)
   product = lambda a, b: jnp.matmul(a, b, precision=jax.lax.Precision.HIGHEST)
   return product(product(first, second), third)
 
 
-def _leg_rotations(leg, vec, seq):
+@functools.cache
+def _vector_map():
+  """`_vectors` is affine; as one matrix it compiles in a tenth of the time: (matrix [216, 43], offset [216])."""
+  at = lambda flat: _vectors(_angles(flat)).ravel()
+  offset = at(np.zeros(43))
+  return np.stack([at(row) - offset for row in np.eye(43)], 1).astype(np.float32), offset.astype(np.float32)
+
+
+def _vectors(angles):
+  """[24, 3, 3] degrees: each joint is the product of up to three rotations, given as rotation vectors (NumPy)."""
+  seq = lambda *vecs: np.array([*vecs, *[(0.0,) * 3] * (3 - len(vecs))])
+  pitch, spin, roll, *rest = angles.trunk
+  spine, neck = np.array([rest[0], rest[2], rest[1]]), np.array([rest[3], rest[5], rest[4]])
+  rows = {"pelvis": seq((pitch, 0, 0), (0, spin, 0), (0, 0, roll)),
+          **{f"spine{i + 1}": seq(share * spine) for i, share in enumerate(SPINE_SHARES)},
+          "neck": seq(0.5 * neck), "head": seq(0.5 * neck), "left_hand": seq(), "right_hand": seq()}
+  mirror = np.array([1.0, -1.0, -1.0])
+  for side, name in enumerate(("left", "right")):
+    limb = {**_leg_vectors(seq, *angles.legs[side]), **_arm_vectors(seq, *angles.arms[side])}
+    rows.update({f"{name}_{joint}": value * (mirror if side else 1.0) for joint, value in limb.items()})
+  return np.stack([rows[name] for name in joints.names("smpl24")])
+
+
+def _leg_vectors(seq, flexion, abduction, rotation, knee, twist, dorsi, inversion, toes):
   """Left leg: in SMPL's frames the thigh points down, so flexion is -x, abduction +z, external rotation +y."""
-  flexion, abduction, rotation, knee, twist, dorsi, inversion, toes = leg
-  zero = jnp.zeros(())
-  return {"hip": seq(vec(-flexion, zero, abduction), vec(zero, rotation, zero)), "knee": seq(vec(knee, twist, zero)),
-          "ankle": seq(vec(-dorsi, zero, inversion)), "foot": seq(vec(-toes, zero, zero))}
+  return {"hip": seq((-flexion, 0, abduction), (0, rotation, 0)), "knee": seq((knee, twist, 0)),
+          "ankle": seq((-dorsi, 0, inversion)), "foot": seq((-toes, 0, 0))}
 
 
-def _arm_rotations(arm, vec, seq):
+def _arm_vectors(seq, up, forward, flexion, abduction, twist, elbow, pronation, wrist, deviation):
   """Left arm: along +x in the T-pose. Hanging is -90 about z; the swing from there is about a horizontal axis."""
-  up, forward, flexion, abduction, twist, elbow, pronation, wrist, deviation = arm
-  zero, half = jnp.zeros(()), 0.5 * pronation
-  return {"collar": seq(vec(zero, -forward, up)),
-          "shoulder": seq(vec(-flexion, zero, abduction), vec(zero, zero, zero - 90.0), vec(twist, zero, zero)),
-          "elbow": seq(vec(zero, -elbow, zero), vec(half, zero, zero)),
-          "wrist": seq(vec(half, zero, zero), vec(zero, deviation, -wrist))}
+  return {"collar": seq((0, -forward, up)), "shoulder": seq((-flexion, 0, abduction), (0, 0, -90), (twist, 0, 0)),
+          "elbow": seq((0, -elbow, 0), (pronation / 2, 0, 0)),
+          "wrist": seq((pronation / 2, 0, 0), (0, deviation, -wrist))}
 
 
 def mean_pose(num=4096, seed=0):
@@ -211,7 +247,8 @@ def read_mocap(path):
                             f"found {sorted(arrays) or 'neither'}")
   betas = arrays["betas"]
   if pose.ndim != 2 or pose.dtype.kind not in "fiu" or (pose.shape[1] not in (69, 72) and pose.shape[1] < 150):
-    raise errors.InputError(f"{path}: poses are {pose.dtype} {pose.shape}; expected [M, 72], [M, 69] or AMASS's [M, 156]")
+    raise errors.InputError(f"{path}: poses are {pose.dtype} {pose.shape}; expected [M, 72], [M, 69] "
+                            "or AMASS's [M, 156]")
   betas = np.broadcast_to(betas, (len(pose), betas.shape[-1])) if betas.ndim == 1 else betas
   if betas.ndim != 2 or len(betas) != len(pose) or betas.shape[1] < 10 or betas.dtype.kind not in "fiu":
     raise errors.InputError(f"{path}: betas are {betas.dtype} {betas.shape}; expected [{len(pose)}, 10 or more]")

@@ -25,8 +25,7 @@ from jhmr.errors import InputError
 
 NAMES = joints.names("spin49")
 MAX_BETA = 2.5
-_REACH_M = 1.3       # nobody reaches further from the pelvis
-_NEAREST_M = 0.4     # how near the camera may come to anything of the person
+_NEAREST_M = 1.7  # of a camera to a pelvis: nobody reaches further than 1.3 m from it
 
 
 class Settings(NamedTuple):
@@ -87,9 +86,10 @@ def check(settings):
   for name in ("share_2d_only", "share_far", "share_truncated", "share_occluded"):
     need(name, 0 <= getattr(settings, name) <= 1, "a share lies in 0..1")
   near, far = settings.distance_m if len(settings.distance_m) == 2 else (0, 0)
-  need("distance_m", _NEAREST_M + _REACH_M <= near <= far, f"give two numbers, the nearer {_NEAREST_M + _REACH_M} m or more")
+  need("distance_m", _NEAREST_M <= near <= far, f"give two numbers, the nearer {_NEAREST_M} m or more")
   need("far_m", settings.far_m >= near, "the far camera stands beyond the nearest one")
-  need("elevation_deg", len(settings.elevation_deg) == 2 and max(map(abs, settings.elevation_deg)) <= 90, "two angles within 90")
+  angles = settings.elevation_deg
+  need("elevation_deg", len(angles) == 2 and max(map(abs, angles)) <= 90, "give two angles within 90 degrees")
   need("off_axis_deg", 0 <= settings.off_axis_deg <= 40, "0 to 40 degrees")
   need("box_scale", 0.5 <= settings.box_scale <= 4, "0.5 to 4 times the person")
   need("scale_jitter", 0 <= settings.scale_jitter <= 0.6, "0 to 0.6")
@@ -116,17 +116,18 @@ def examples(assets, seed, index, settings):
   index = jnp.asarray(index, jnp.int32)
   person, view = index // settings.views, index % settings.views
   keys = jax.vmap(lambda p: jax.random.fold_in(jax.random.key(seed), p))(person)
-  view_keys = jax.vmap(jax.random.fold_in)(keys, view)
   who = jax.vmap(lambda k: _person(assets.get("mocap"), k))(keys)
-  where = jax.vmap(lambda k, p, v: _viewpoint(k, p, v, settings))(view_keys, who, view)
+  view_keys = jax.vmap(lambda k, v: jax.random.fold_in(k, v + 1))(keys, view)
+  u = jax.vmap(lambda k: appearance.split(jax.random.uniform(k, (sum(_VIEW_U.values()),)), **_VIEW_U))(view_keys)
+  u["words"] = jax.random.key_data(view_keys)
+  where = jax.vmap(lambda u, w, v: _viewpoint(u, w, v, settings))(u["viewpoint"], who, view)
   pose = who["pose"].at[:, 0].set(where["root"])
   posed = smpl.forward(assets["body"], who["betas"], pose)
   points = smpl.keypoints(assets["body"], posed, "spin49")
-  camera = jax.vmap(lambda k, w, p, pelvis: _camera(k, w, p, pelvis, settings))(
-      view_keys, where, points, posed.joints[:, 0])
-  picture = _picture(assets, posed.vertices + camera["transl"][:, None], camera, who["clothes"], view_keys, settings)
-  labels = jax.vmap(lambda *a: _labels(*a, settings))(view_keys, points, camera, picture)
-  known = labels.pop("known")
+  camera = jax.vmap(lambda *a: _camera(*a, settings))(u["box"], where["ray"], points, posed.joints[:, 0])
+  picture = _picture(assets, posed.vertices + camera["transl"][:, None], camera, who["clothes"], u, settings)
+  labels = jax.vmap(lambda *a: _labels(*a, settings))(camera, picture)
+  known = (u["known"][:, 0] >= settings.share_2d_only).astype(jnp.float32)
   only_if = lambda x: x * known.reshape(-1, *[1] * (x.ndim - 1))
   return {
       "id": index, "mask": jnp.ones_like(known), "image": images.normalize(picture["image"]),
@@ -136,6 +137,12 @@ def examples(assets, seed, index, settings):
       "real_pose": who["real_pose"][:, 1:], "real_betas": who["real_betas"],
       "transl": camera["transl"], "focal_px": camera["focal_px"], "center_px": camera["center_px"],
       "parts": picture["parts"], "depth": picture["depth"], "person": person, "view": view, **labels}
+
+
+# How many uniform numbers each part of a view takes; all come from one call.
+_VIEW_U = dict(viewpoint=7, box=8, light=appearance.LIGHT_U, background=appearance.BACKGROUND_U,
+               develop=appearance.CAMERA_U, shapes=(appearance.NUM_CLUTTER + appearance.NUM_OCCLUDERS) * appearance.SHAPE_U, occluded=2,
+               known=1)
 
 
 def _person(mocap, key):
@@ -148,9 +155,8 @@ def _person(mocap, key):
           "clothes": appearance.wardrobe(u[:-1]), "yaw": 2 * jnp.pi * u[-1]}
 
 
-def _viewpoint(key, who, view, settings):
+def _viewpoint(u, who, view, settings):
   """Where the camera stands: root rotation in its frame and the ray to the pelvis."""
-  u = jax.random.uniform(jax.random.fold_in(key, 1), (8,))
   low, high = settings.elevation_deg
   elevation = jnp.deg2rad(low + (high - low) * u[0])
   roll = jnp.deg2rad(settings.roll_deg * jax.scipy.special.ndtri(0.001 + 0.998 * u[1]))
@@ -167,16 +173,15 @@ def _viewpoint(key, who, view, settings):
   return {"root": root, "ray": distance * jnp.append(jnp.tan(angles), 1.0)}
 
 
-def _camera(key, where, points, pelvis, settings):
+def _camera(u, ray, points, pelvis, settings):
   """The box around the person and the crop's camera.
 
   Args:
-    points: [49, 3] keypoints, pelvis: [3], both without translation.
+    ray: [3] to the pelvis, points: [49, 3] keypoints, pelvis: [3], both without translation.
   Returns:
     {"transl" [3], "focal_px" [], "center_px" [2], "keypoints_px" [49, 2], "depth_m" [49], "hidden" [49] bool}.
   """
-  u = jax.random.uniform(jax.random.fold_in(key, 2), (9,))
-  transl = where["ray"] - pelvis
+  transl = ray - pelvis
   flat = (points + transl)[:, :2] / (points + transl)[:, 2:]
   hidden = _hidden_joints(u[0], settings)
   low = jnp.min(jnp.where(hidden[:, None], jnp.inf, flat), 0)
@@ -204,26 +209,25 @@ def _hidden_joints(u, settings):
   return jnp.asarray(_HIDDEN)[jnp.sum(u > jnp.array([0.3, 0.6, 0.9])).astype(int)]
 
 
-def _picture(assets, vertices_cam, camera, clothes, keys, settings):
+def _picture(assets, vertices_cam, camera, clothes, u, settings):
   """Image [B, S, S, 3] in 0..255, parts, depth, and what hides the person [B, S, S]."""
   body, surface = assets["body"], assets["surface"]
   size = (settings.image_size,) * 2
   people = vertices_cam[:, None]
   scene = render.render_batch(people, surface.faces, camera["focal_px"], camera["center_px"], size,
                               windows(settings, surface.faces.shape[0]), cull=True)
-  u = jax.vmap(lambda k: jax.random.uniform(jax.random.fold_in(k, 3), (appearance.LIGHT_U,)))(keys)
-  lamps = jax.vmap(appearance.lamp)(u)
+  lamps = jax.vmap(appearance.lamp)(u["light"])
   cosine = jnp.sum(mesh.vertex_normals(people, surface.faces) * lamps["direction"][:, None, None], -1)
   rest = jnp.broadcast_to(body.template.T, people.shape)
   seen = render.interpolate(scene, jnp.concatenate([cosine[..., None], rest], -1), surface.faces)
   part = render.part_labels(scene, surface.parts24)
   head = _head(body)
 
-  def paint(key, clothes, lamp, seen, part, camera):
+  def paint(u, clothes, lamp, seen, part, camera):
     color = appearance.albedo(clothes, part.astype(int), seen[..., 1:], head) * appearance.light(lamp, seen[..., 0])
-    return _compose(key, color, part > 0, camera, settings)
+    return _compose(u, color, part > 0, camera, settings)
 
-  image, covered = jax.vmap(paint)(keys, clothes, lamps, seen, part, camera)
+  image, covered = jax.vmap(paint)(u, clothes, lamps, seen, part, camera)
   shown = (part > 0) & ~covered
   return {"image": image, "parts": jnp.where(shown, part, 0).astype(jnp.uint8), "covered": covered,
           "depth": jnp.where(shown, scene.depth, 0.0), "surface_m": scene.depth, "overflow": scene.overflow}
@@ -233,33 +237,29 @@ def _head(body):
   """Where the unposed head is: a point for the ear, the height of its top, the two eyes."""
   point = lambda name: jnp.matmul(body.template, body.landmarks[body.landmark_names.index(f"vertex:{name}")],
                                   precision=jax.lax.Precision.HIGHEST)
-  return {"ear": point("left_ear"), "top": jnp.max(body.template[1]), "eyes": jnp.stack([point("left_eye"), point("right_eye")])}
+  return {"ear": point("left_ear"), "top": jnp.max(body.template[1]),
+          "eyes": jnp.stack([point("left_eye"), point("right_eye")])}
 
 
-def _compose(key, color, body, camera, settings):
+def _compose(u, color, body, camera, settings):
   """Person over background, occluders over both, then the camera's photo: (bytes [S, S, 3], covered [S, S])."""
   size = settings.image_size
   axis = (jnp.arange(size) + 0.5) / size
   grid = jnp.stack(jnp.meshgrid(axis, axis), -1)
-  noise_key, grain_key, u_key = jax.random.split(jax.random.fold_in(key, 4), 3)
-  shapes = appearance.NUM_CLUTTER + appearance.NUM_OCCLUDERS
-  c = appearance.split(jax.random.uniform(u_key, (appearance.BACKGROUND_U + appearance.CAMERA_U + shapes * appearance.SHAPE_U + 2,)),
-                       background=appearance.BACKGROUND_U, camera=appearance.CAMERA_U, occluded=2,
-                       shapes=shapes * appearance.SHAPE_U)
-  shape = c["shapes"].reshape(shapes, appearance.SHAPE_U)
-  noise = appearance.noise_image(noise_key, size)
-  image = appearance.background(c["background"], shape[:appearance.NUM_CLUTTER], noise, grid)
+  shapes = u["shapes"].reshape(-1, appearance.SHAPE_U)
+  noise = appearance.noise_image(u["words"][0], size)
+  image = appearance.background(u["background"], shapes[:appearance.NUM_CLUTTER], noise, grid)
   image = jnp.where(body[..., None], color, image)
   covered = jnp.zeros((size, size), bool)
-  for i, u in enumerate(shape[appearance.NUM_CLUTTER:]):
-    center = camera["keypoints_px"][(len(NAMES) * u[7]).astype(int)] / size + 0.1 * (u[:2] - 0.5)
-    exists = (c["occluded"][0] < settings.share_occluded) & ((i == 0) | (c["occluded"][1] < 0.4))
-    painted, mask = appearance.paint(image, u, exists, grid, center, (0.05, 0.22))
+  for i, shape in enumerate(shapes[appearance.NUM_CLUTTER:]):
+    center = camera["keypoints_px"][(len(NAMES) * shape[7]).astype(int)] / size + 0.1 * (shape[:2] - 0.5)
+    exists = (u["occluded"][0] < settings.share_occluded) & ((i == 0) | (u["occluded"][1] < 0.4))
+    painted, mask = appearance.paint(image, shape, exists, grid, center, (0.05, 0.22))
     image, covered = painted + jnp.where(mask[..., None], 0.4 * noise, 0.0), covered | mask
   if settings.hide:
     mask = _patches(camera, grid, size)
     image, covered = jnp.where(mask[..., None], 0.45 + 0.4 * noise, image), covered | mask
-  return appearance.develop(image, c["camera"], grain_key, settings.photo), covered
+  return appearance.develop(image, u["develop"], u["words"][1], settings.photo), covered
 
 
 def _patches(camera, grid, size):
@@ -271,13 +271,14 @@ def _patches(camera, grid, size):
 
 
 # How far below the skin a joint lies, in metres, generously: deeper than this and something hides it.
-_DEPTHS = (("hip", 0.16), ("pelvis", 0.18), ("spine", 0.18), ("thorax", 0.16), ("neck", 0.12), ("shoulder", 0.12), ("head_top", 0.06),
-           ("head", 0.16), ("jaw", 0.12), ("knee", 0.09), ("elbow", 0.07), ("wrist", 0.06), ("ankle", 0.07))
+_DEPTHS = (("hip", 0.16), ("pelvis", 0.18), ("spine", 0.18), ("thorax", 0.16), ("neck", 0.12), ("shoulder", 0.12),
+           ("head_top", 0.06), ("head", 0.16), ("jaw", 0.12), ("knee", 0.09), ("elbow", 0.07), ("wrist", 0.06),
+           ("ankle", 0.07))
 _TOLERANCE_M = np.array([next((d for part, d in _DEPTHS if part in name), 0.04) for name in NAMES], np.float32)
 
 
-def _labels(key, points, camera, picture, settings):
-  """2D keypoints with confidences, visibility, and whether the 3D labels are known.
+def _labels(camera, picture, settings):
+  """2D keypoints [49, 3] with confidences, and visibility [49].
 
   The annotated half (joints 25..48) has confidence 1 inside the crop; the detected half (0..24, OpenPose's) only
   where the joint is visible, since a detector finds what it sees.
@@ -291,12 +292,14 @@ def _labels(key, points, camera, picture, settings):
   detected = jnp.arange(len(NAMES)) < len(joints.names("openpose25"))
   confidence = jnp.where(detected, visible, inside).astype(jnp.float32)
   crop = jnp.concatenate([2 * px / size - 1, jnp.ones_like(px[:, :1])], -1) * confidence[:, None]
-  known = jax.random.uniform(jax.random.fold_in(key, 5)) >= settings.share_2d_only
-  return {"keypoints2d": crop, "visible": visible.astype(jnp.float32), "known": known.astype(jnp.float32)}
+  return {"keypoints2d": crop, "visible": visible.astype(jnp.float32)}
 
 
 def windows(settings, num_faces):
-  """The renderer's search windows for bodies of so many faces; measured to leave fewer than one face in 10,000 out."""
-  per_face = settings.image_size * np.sqrt(1.9 / num_faces)  # pixels, a person 1 m from edge to edge of the crop
-  large = int(np.ceil(10.0 * per_face)) + 2
-  return render.Windows(small=int(np.ceil(1.7 * per_face)) + 1, large=large, num_large=num_faces // 2)
+  """The renderer's search windows for bodies of so many faces.
+
+  Sized by the mean face of a person who spans the crop: 512 training examples of either mannequin overflowed in three.
+  Windows that never overflow cost eight times as much.
+  """
+  face_px = settings.image_size * np.sqrt(1.9 / num_faces)  # side of a face; a body has 1.9 square metres
+  return render.Windows(small=int(np.ceil(2.2 * face_px)), large=int(np.ceil(6.5 * face_px)), num_large=num_faces // 12)
