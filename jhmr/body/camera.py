@@ -34,8 +34,14 @@ def perspective(points, focal_px, center_px):
     center_px: [..., 2] principal point in pixels.
   """
   points = jnp.asarray(points)
-  focal = jnp.asarray(focal_px, points.dtype)[..., None, None]
-  return focal * points[..., :2] / points[..., 2:] + jnp.asarray(center_px, points.dtype)[..., None, :]
+  focal, center = _intrinsics(points.shape[:-2], focal_px, center_px)
+  return focal * points[..., :2] / points[..., 2:] + center
+
+
+def _intrinsics(lead, focal_px, center_px):
+  """(focal [..., 1, 1], centre [..., 1, 2]) with at least the leading axes `lead`, to go with [..., K, 2]."""
+  lead = jnp.broadcast_shapes(lead, jnp.shape(focal_px), jnp.shape(center_px)[:-1])
+  return jnp.broadcast_to(focal_px, lead)[..., None, None], jnp.broadcast_to(center_px, (*lead, 2))[..., None, :]
 
 
 def project_crop(points, camera):
@@ -79,8 +85,8 @@ def solve_translation(points, keypoints_px, confidence, focal_px, center_px):
   Differs: solved by elimination of t_x, t_y instead of 3 x 3 normal equations, which float32 cannot hold.
   """
   points, weight = jnp.asarray(points), jnp.asarray(confidence)[..., None]
-  focal = jnp.asarray(focal_px)[..., None, None]
-  ray = (jnp.asarray(keypoints_px) - jnp.asarray(center_px)[..., None, :]) / focal  # [..., K, 2]
+  focal, center = _intrinsics(points.shape[:-2], focal_px, center_px)
+  ray = (jnp.asarray(keypoints_px) - center) / focal  # [..., K, 2]
   total = jnp.sum(weight, -2)
   mean = lambda x: jnp.sum(weight * x, -2) / jnp.where(total > 0, total, 1.0)
   right = ray * points[..., 2:] - points[..., :2]

@@ -62,6 +62,21 @@ class _Unpickler(pickle._Unpickler):
   def get_extension(self, code):
     raise BadPickle(f"it uses extension code {code}")
 
+  # Hashing a tuple of a million tuples inside each other overflows C's stack and kills the process.
+  dispatch = dict(pickle._Unpickler.dispatch)
+  for _code, _keys in ((pickle.SETITEM, lambda stack: stack[-2:-1]), (pickle.SETITEMS, lambda stack: stack[::2]),
+                       (pickle.DICT, lambda stack: stack[::2]), (pickle.ADDITEMS, list), (pickle.FROZENSET, list)):
+    def _load(self, keys=_keys, load=dispatch[_code[0]]):
+      if not all(map(_plain_key, keys(self.stack))):
+        raise BadPickle("a key of tuples inside tuples")
+      load(self)
+
+    dispatch[_code[0]] = _load
+
+
+def _plain_key(key, depth=3):
+  return not isinstance(key, tuple) or (depth > 0 and len(key) <= 64 and all(_plain_key(k, depth - 1) for k in key))
+
 
 def read(file):
   """The object in a binary file: numbers, strings, containers and stubs; pass it on to `array`.
@@ -169,13 +184,18 @@ def _from_sparse(layout, state, depth):
 
 
 def _from_chumpy(kind, state, depth):
-  """A chumpy leaf keeps its array in `x`; a Select keeps an array, flat indices and the shape they make."""
-  if "x" in state:
-    return array(state["x"], depth + 1)
-  if kind.rsplit(".", 1)[-1] == "Select" and {"a", "idxs"} <= set(state):
-    chosen = array(state["a"], depth + 1).ravel()[array(state["idxs"], depth + 1).astype(np.int64)]
-    shape = state.get("preferred_shape")
-    if isinstance(shape, _Stub):
-      shape = array(shape, depth + 1)
-    return chosen if shape is None else chosen.reshape(tuple(int(n) for n in shape))
+  """A Ch keeps its array in `x`, as do functions of it; a Select picks flat indices and shapes them, a Reshape shapes."""
+  short, inner = kind.rsplit(".", 1)[-1], lambda key: array(state[key], depth + 1)
+  if short == "Ch" and "x" in state:
+    return inner("x")
+  if short == "Select" and {"a", "idxs"} <= set(state):
+    chosen = inner("a").ravel()[inner("idxs").astype(np.int64)]
+    return _shaped(chosen, state.get("preferred_shape"), depth)
+  if short == "Reshape" and {"a", "newshape"} <= set(state):
+    return _shaped(inner("a"), state["newshape"], depth)
   raise BadPickle(f"{kind} is a chumpy expression, not an array: convert the file once where chumpy is installed")
+
+
+def _shaped(value, shape, depth):
+  shape = array(shape, depth + 1) if isinstance(shape, _Stub) else shape
+  return value if shape is None else value.reshape(tuple(int(n) for n in np.atleast_1d(shape)))

@@ -172,8 +172,9 @@ def mirror(matrix):
 
   On axis-angle vectors this is (x, -y, -z). Joints must be permuted too: `joints.flip`.
   """
-  sign = jnp.asarray([-1, 1, 1], jnp.asarray(matrix).dtype)
-  return matrix * sign[:, None] * sign
+  matrix = jnp.asarray(matrix)
+  sign = jnp.asarray([[1, -1, -1], [-1, 1, 1], [-1, 1, 1]], matrix.dtype)
+  return matrix * jnp.broadcast_to(sign, matrix.shape)
 
 
 @jax.custom_jvp

@@ -124,18 +124,18 @@ def forward(body, betas, pose, transl=None):
     pose: [..., J, 3, 3] rotation of each joint relative to its parent; the first turns the whole body.
     transl: [..., 3] metres, added to vertices and joints.
   Returns:
-    Posed, its leading axes those of betas and pose broadcast.
+    Posed, its leading axes those of betas, pose and transl broadcast.
   Raises:
     ValueError: on trailing shapes that do not fit the body.
   Source: Loper et al. 2015, Eq. 2-9. Joints are the chain's, not regressed from posed vertices.
   Differs: the joint regressor acts on betas (`joint_dirs`), not on the shaped mesh: the same by linearity.
   """
   betas, pose, lead = _broadcast(body, betas, pose)
-  rest = body.joint_template + jnp.einsum("...l,ljc->...jc", betas, body.joint_dirs, precision=_EXACT)
+  rest = body.joint_template[None] + jnp.einsum("...l,ljc->...jc", betas, body.joint_dirs, precision=_EXACT)
   rotation, position = _chain(body.parents, pose, rest)
   vertices = _skin(body, _correctives(body, betas, pose), rotation, position, rest)
   posed = Posed(*(x.reshape(*lead, *x.shape[1:]) for x in (vertices, position)))
-  return posed if transl is None else jax.tree.map(lambda x: x + jnp.asarray(transl)[..., None, :], posed)
+  return posed if transl is None else _translate(posed, transl)
 
 
 def forward_axis_angle(body, betas, pose_axis_angle, transl=None):
@@ -159,16 +159,22 @@ def _broadcast(body, betas, pose):
   return betas, jnp.broadcast_to(pose, (*lead, num_joints, 3, 3)).reshape(-1, num_joints, 3, 3), lead
 
 
+def _translate(posed, transl):
+  lead = np.broadcast_shapes(posed.joints.shape[:-2], jnp.shape(transl)[:-1])
+  transl = jnp.broadcast_to(transl, (*lead, 3))[..., None, :]
+  return jax.tree.map(lambda x: jnp.broadcast_to(x, (*lead, *x.shape[-2:])) + transl, posed)
+
+
 def _correctives(body, betas, pose):
   """Shaped and pose-corrected rest vertices [B, 3, N]. The root's rotation corrects nothing."""
-  feature = (pose[:, 1:] - jnp.eye(3, dtype=pose.dtype)).reshape(pose.shape[0], -1)
+  feature = (pose[:, 1:] - jnp.eye(3, dtype=pose.dtype)[None, None]).reshape(pose.shape[0], -1)
   offsets = jnp.matmul(jnp.concatenate([betas, feature], -1), body.blend_dirs, precision=_EXACT)
-  return body.template + offsets.reshape(betas.shape[0], *body.template.shape)
+  return body.template[None] + offsets.reshape(betas.shape[0], *body.template.shape)
 
 
 def _chain(parents, pose, rest):
   """World rotations [B, J, 3, 3] and positions [B, J, 3] of the joints, level by level of the tree."""
-  bones = rest - jnp.where(np.array(parents)[:, None] < 0, 0.0, _pick(rest, [max(p, 0) for p in parents]))
+  bones = rest - jnp.where(np.array(parents)[None, :, None] < 0, 0.0, _pick(rest, [max(p, 0) for p in parents]))
   local = jnp.concatenate([pose, bones[..., None]], -1)  # [B, J, 3, 4]
   levels = _levels(parents)
   world = [_pick(local, levels[0])]
@@ -248,8 +254,8 @@ def _landmark_ids(body, names, set_name):
   missing = [name for name in names if name not in body.landmark_names]
   if missing:
     source = _SUPPLIED_BY[missing[0].split(":")[0]]
-    raise InputError(f"the body model cannot make joint set {set_name!r}: it lacks {missing[0]} and "
-                     f"{len(missing) - 1} more; put {source} beside the model file")
+    raise InputError(f"the body model cannot make joint set {set_name!r}: {len(missing)} of its points, such as "
+                     f"{missing[0]}, are missing; put {source} beside the model file")
   return np.array([body.landmark_names.index(name) for name in names], np.int32)
 
 

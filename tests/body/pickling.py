@@ -23,6 +23,20 @@ class Select:
     self.a, self.idxs, self.preferred_shape = a, np.asarray(idxs), preferred_shape
 
 
+class Reshape:
+  """Stands for chumpy.reordering.Reshape."""
+
+  def __init__(self, a, newshape):
+    self.a, self.newshape = a, newshape
+
+
+class Exp:
+  """Stands for a chumpy function; like Ch it keeps its argument in `x`."""
+
+  def __init__(self, x):
+    self.x = x
+
+
 class Add:
   """Stands for a chumpy expression."""
 
@@ -37,7 +51,8 @@ OLD_NAMES = {
     ("scipy.sparse._csr", "csr_matrix"): ("scipy.sparse.csr", "csr_matrix"),
     ("scipy.sparse._coo", "coo_matrix"): ("scipy.sparse.coo", "coo_matrix"),
     (__name__, "Ch"): ("chumpy.ch", "Ch"), (__name__, "Select"): ("chumpy.reordering", "Select"),
-    (__name__, "Add"): ("chumpy.ch", "add")}
+    (__name__, "Reshape"): ("chumpy.reordering", "Reshape"), (__name__, "Exp"): ("chumpy.ch_ops", "exp"),
+    (__name__, "Add"): ("chumpy.ch_ops", "add")}
 
 
 class _OldPickler(pickle._Pickler):

@@ -99,11 +99,21 @@ def test_big_endian_and_fortran_arrays(tmp_path):
   assert got.dtype.isnative
 
 
-def test_chumpy_inside_chumpy(tmp_path):
-  value = pickling.official(SMALL) | {"weights": pickling.Ch(SMALL["weights"])}
-  value["weights"].x = pickling.Ch(SMALL["weights"])
+@pytest.mark.parametrize("wrap", [
+    lambda x: _ch(_ch(x)), lambda x: pickling.Reshape(_ch(x.ravel()), x.shape),
+    lambda x: pickling.Reshape(pickling.Select(_ch(x), np.arange(x.size), (x.size,)), np.array(x.shape)),
+    lambda x: pickling.Select(_ch(x), np.arange(x.size).reshape(x.shape), None)],
+    ids=["Ch of Ch", "Reshape", "Reshape of Select", "Select without a shape"])
+def test_chumpy_inside_chumpy(tmp_path, wrap):
+  value = pickling.official(SMALL) | {"weights": wrap(SMALL["weights"])}
   got = body_file.read_body_file(write_pickle(tmp_path / "body.pkl", value))
   np.testing.assert_array_equal(got["weights"], SMALL["weights"])
+
+
+def _ch(x):
+  box = pickling.Ch(0)
+  box.x = x
+  return box
 
 
 @pytest.mark.parametrize("known, asked", [(10, 10), (300, 300), (300, 10), (16, 12)])
@@ -212,8 +222,10 @@ def test_object_arrays_are_refused(tmp_path):
   failure(write_pickle(tmp_path / "body.pkl", pickling.official(SMALL) | {"weights": objects}), "weights", "plain numbers")
 
 
-def test_a_chumpy_expression_says_how_to_get_rid_of_it(tmp_path):
-  value = pickling.official(SMALL) | {"weights": pickling.Add(pickling.Ch([1]), pickling.Ch([2]))}
+@pytest.mark.parametrize("expression", [pickling.Add(pickling.Ch([1]), pickling.Ch([2])),
+                                        pickling.Exp(pickling.Ch(SMALL["weights"]))], ids=["add", "exp"])
+def test_a_chumpy_expression_is_not_taken_for_its_argument(tmp_path, expression):
+  value = pickling.official(SMALL) | {"weights": expression}
   failure(write_pickle(tmp_path / "body.pkl", value), "weights", "chumpy expression", "convert")
 
 

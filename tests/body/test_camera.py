@@ -45,6 +45,23 @@ def test_perspective_broadcasts_per_image():
       np.testing.assert_allclose(got[b, k], focal[b] * points[b, k, :2] / points[b, k, 2] + center[b], rtol=1e-5)
 
 
+def test_one_set_of_points_in_many_cameras():
+  focal, center = np.float32([800, 900]), np.float32([[100, 90], [10, 20]])
+  far = POINTS + np.float32([0, 0, 4])
+  got = camera.perspective(far, focal, center)
+  for b in range(2):
+    np.testing.assert_allclose(got[b], camera.perspective(far, focal[b], center[b]), rtol=1e-6)
+
+
+def test_batches_need_no_rank_promotion():
+  points, two = np.ones((2, 40, 3), np.float32), np.ones((2, 2), np.float32)
+  with jax.numpy_rank_promotion("raise"):
+    camera.perspective(points, 5000., np.zeros(2, np.float32))
+    camera.project_crop(points, np.ones((2, 3), np.float32))
+    camera.crop_to_full(np.ones((2, 3), np.float32), two, two[:, 0], two, two[:, 1])
+    camera.solve_translation(points, points[..., :2], points[..., 2], 5000., np.zeros(2, np.float32))
+
+
 def test_crop_to_full_projects_where_the_crop_does():
   """The same pixel either way, to the parallax of a camera of another distance: none for points at pelvis depth."""
   weak = np.float32([[.9, .1, -.05], [.7, -.2, .3]])

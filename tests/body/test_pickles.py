@@ -155,6 +155,22 @@ def test_handmade_opcodes_are_refused(tmp_path, data, monkeypatch):
   assert [p.name for p in tmp_path.iterdir()] == ["body.pkl"]
 
 
+DEEP = b")" + b"\x85" * 200_000  # the empty tuple in a tuple in a tuple ...
+
+
+@pytest.mark.parametrize("data", [b"}" + DEEP + b"Ns.", b"}(" + DEEP + b"Nu.", b"(" + DEEP + b"Nd.",
+                                  b"\x8f(" + DEEP + b"\x90.", b"(" + DEEP + b"\x91."],
+                         ids=["item", "items", "dict", "set items", "frozenset"])
+def test_keys_too_deep_to_hash_do_not_kill_the_process(data):
+  with pytest.raises(pickles.BadPickle, match="tuples inside tuples"):
+    loaded(b"\x80\x04" + data)
+
+
+def test_ordinary_tuples_are_keys():
+  value = {(1, (2, 3)): 1, (): 2}
+  assert loaded(pickle.dumps(value, 4)) == value and loaded(pickle.dumps({(1, 2)}, 4)) == {(1, 2)}
+
+
 def loaded(data):
   return pickles.read(io.BytesIO(data))
 

@@ -123,6 +123,19 @@ def test_vmap_equals_a_batch():
   np.testing.assert_allclose(mapped.vertices, forward_axis_angle(model(), betas, pose, transl).vertices, atol=1e-6)
 
 
+def test_one_body_at_many_places():
+  betas, pose, _ = inputs()
+  places = inputs(2, 4)[2]
+  got, one = forward_axis_angle(model(), betas, pose, places), forward_axis_angle(model(), betas, pose)
+  np.testing.assert_allclose(got.vertices, one.vertices + places[..., None, :], atol=1e-6)
+  assert got.joints.shape == (2, 4, 24, 3)
+
+
+def test_batches_need_no_rank_promotion():
+  with jax.numpy_rank_promotion("raise"):
+    jax.eval_shape(lambda *x: smpl.keypoints(model(), smpl.forward_axis_angle(model(), *x), "spin54"), *inputs(2))
+
+
 def test_wrong_shapes_are_named():
   with pytest.raises(ValueError, match=r"betas \[\.\.\., 10\].*\(9,\)"):
     smpl.forward(model(), np.zeros(9), np.zeros((24, 3, 3)))
