@@ -184,7 +184,7 @@ def _from_sparse(layout, state, depth):
 
 
 def _from_chumpy(kind, state, depth):
-  """A Ch keeps its array in `x`, as do functions of it; a Select picks flat indices and shapes them, a Reshape shapes."""
+  """A Ch keeps its array in `x` (functions keep their argument there); a Select picks flat indices and shapes them."""
   short, inner = kind.rsplit(".", 1)[-1], lambda key: array(state[key], depth + 1)
   if short == "Ch" and "x" in state:
     return inner("x")

@@ -219,7 +219,8 @@ def test_object_arrays_are_refused(tmp_path):
   objects = np.array([{"a": 1}, None], object)
   np.savez(tmp_path / "body.npz", **PLAIN | {"J_regressor": objects})
   failure(tmp_path / "body.npz", "objects")
-  failure(write_pickle(tmp_path / "body.pkl", pickling.official(SMALL) | {"weights": objects}), "weights", "plain numbers")
+  path = write_pickle(tmp_path / "body.pkl", pickling.official(SMALL) | {"weights": objects})
+  failure(path, "weights", "plain numbers")
 
 
 @pytest.mark.parametrize("expression", [pickling.Add(pickling.Ch([1]), pickling.Ch([2])),

@@ -200,8 +200,8 @@ def test_what_a_pickle_does_to_one_stub_touches_no_other():
 
 
 @pytest.mark.parametrize("value", [
-    np.arange(6).reshape(2, 3), np.float32([[1, 2], [3, 4]]).T, np.zeros((0, 3)), np.uint8([1]), np.array([True, False]),
-    np.array(3.5), np.int64([-1, 2**40]), np.matrix([[1., 2.]])], ids=lambda v: f"{v.dtype}{v.shape}")
+    np.arange(6).reshape(2, 3), np.float32([[1, 2], [3, 4]]).T, np.zeros((0, 3)), np.uint8([1]),
+    np.array([True, False]), np.array(3.5), np.int64([-1, 2**40]), np.matrix([[1., 2.]])], ids=lambda v: f"{v.dtype}{v.shape}")
 @pytest.mark.parametrize("protocol", [0, 2, 4, 5])
 def test_arrays_come_out_as_they_went_in(value, protocol):
   got = pickles.array(loaded(pickle.dumps(value, protocol)))
