@@ -207,7 +207,8 @@ def crouching(z, u):
   spread, turn = 12.0 + 6.0 * jnp.abs(z[1]), 14.0 + 6.0 * z[2]
   hip, knee = 112.0 * depth + 6.0 * z[3], 122.0 * depth + 5.0 * z[4]
   left = _leg((1 - kneel) * hip + kneel * (86.0 + pitch + 8.0 * z[3]),
-              (1 - kneel) * knee + kneel * (88.0 + 10.0 * z[4]), pitch, (1 - kneel) * spread + kneel * 8.0, (1 - kneel) * turn + kneel * 4.0)
+              (1 - kneel) * knee + kneel * (88.0 + 10.0 * z[4]), pitch,
+              (1 - kneel) * spread + kneel * 8.0, (1 - kneel) * turn + kneel * 4.0)
   right = _leg((1 - kneel) * (hip + 4.0 * z[5]) + kneel * (pitch + 4.0 + 6.0 * z[5]),
                (1 - kneel) * (knee + 4.0 * z[6]) + kneel * (92.0 + 8.0 * z[6]), pitch,
                (1 - kneel) * spread + kneel * 4.0, (1 - kneel) * turn, lift=kneel * 70.0, toes=kneel * 20.0)
