@@ -201,7 +201,8 @@ def test_what_a_pickle_does_to_one_stub_touches_no_other():
 
 @pytest.mark.parametrize("value", [
     np.arange(6).reshape(2, 3), np.float32([[1, 2], [3, 4]]).T, np.zeros((0, 3)), np.uint8([1]),
-    np.array([True, False]), np.array(3.5), np.int64([-1, 2**40]), np.matrix([[1., 2.]])], ids=lambda v: f"{v.dtype}{v.shape}")
+    np.array([True, False]), np.array(3.5), np.int64([-1, 2**40]), np.matrix([[1., 2.]])],
+    ids=lambda v: f"{v.dtype}{v.shape}")
 @pytest.mark.parametrize("protocol", [0, 2, 4, 5])
 def test_arrays_come_out_as_they_went_in(value, protocol):
   got = pickles.array(loaded(pickle.dumps(value, protocol)))
@@ -224,7 +225,8 @@ def test_dishonest_states_are_refused():
       "data": data, "indices": index, "indptr": np.array([0, 1, 2]), "_shape": (2, 2)} | change)
   np.testing.assert_array_equal(pickles.array(csc()), [[1, 0], [0, 2]])
   for change in ({"indices": np.array([0, 7])}, {"indices": np.array([0, -1])}, {"indptr": np.array([0, 1, 9])},
-                 {"indptr": np.array([0, 10**12, 2])}, {"indptr": np.array([1, 2, 2])}, {"_shape": (10**6, 10**6)},
+                 {"indptr": np.array([0, 10**12, 2])}, {"indptr": np.array([1, 2, 2])},
+                 {"_shape": (10**6, 10**6)},
                  {"_shape": (2, 2, 2)}, {"_shape": (-2, 2)}, {"_shape": "ab"}, {"data": "x"}, {"indices": [0, 1]},
                  {"indptr": np.zeros((0,), int)}):
     with pytest.raises(pickles.BadPickle):
