@@ -156,7 +156,7 @@ def noise_image(word, size):
   same = np.zeros((total, total, 1), np.float32)  # which grid an entry belongs to, and its strength
   for cells, strength, end in zip(_OCTAVES, (0.5, 0.35, 0.25), np.cumsum(_OCTAVES)):
     same[end - cells:end, end - cells:end] = strength
-  grid = same * (1.2 * jnp.mean(values, -1, keepdims=True) + 0.35 * values)
+  grid = same * (1.3 * jnp.mean(values, -1, keepdims=True) + 0.22 * values)
   weights = jnp.asarray(_interpolation(size))
   exact = jax.lax.Precision.HIGHEST
   return jnp.einsum("sbc,tb->stc", jnp.einsum("sa,abc->sbc", weights, grid, precision=exact), weights, precision=exact)
@@ -181,7 +181,7 @@ def background(u, shapes, noise, grid):
   image = jnp.where(below[..., None], floor * (1.15 - 0.4 * grid[..., 1:]), image)
   for shape in shapes:
     image = paint(image, shape, (shape[7] < 0.6) & (shape[8] < c["kind"][1] + 0.3), grid)[0]
-  return image + (0.15 + 0.85 * c["noise"][0]) * noise
+  return image + (0.1 + 0.7 * c["noise"][0]) * noise
 
 
 def paint(image, u, exists, grid, center=None, size=(0.06, 0.45)):
