@@ -21,7 +21,20 @@ _GROUPS = {
 PART_GROUPS = np.array([_GROUPS[n.removeprefix("left_").removeprefix("right_")] for n in joints.SMPL24], np.int32)
 NUM_CLUTTER, NUM_OCCLUDERS = 7, 2
 CLOTHES_U, LIGHT_U, BACKGROUND_U, SHAPE_U, CAMERA_U = 36, 9, 24, 10, 8
+# Uniform numbers of the one outfit and the empty studio that are left when nothing varies.
+OUTFIT = np.full(CLOTHES_U, 0.5, np.float32)
+OUTFIT[:30] = (0.15, 0.5, 0.1, 0.2, 0.5, 0.5,                 # light skin, dark hair
+               0.0, 0.9, 0.85, 0.5, 0.5, 0.0, 0.5, 0.5,       # a plain red shirt
+               0.4, 0.6, 0.5, 0.9, 0.5, 0.5, 0.5, 0.5,        # blue trousers
+               0.1, 0.1, 0.95, 0.2, 0.9, 0.9, 0.9, 0.9)       # white shoes, short sleeves
+STUDIO = {"light": np.full(LIGHT_U, 0.5, np.float32), "background": np.full(BACKGROUND_U, 0.5, np.float32),
+          "shapes": np.tile(np.where(np.arange(SHAPE_U) == 7, 0.99, 0.5), NUM_CLUTTER + NUM_OCCLUDERS)}
 _OCTAVES = (3, 7, 17)  # cells a side of the background's noise
+
+
+def towards(u, typical, variety):
+  """Uniform numbers pulled to typical ones: untouched at variety 1, those at 0."""
+  return jnp.asarray(typical, jnp.float32) + variety * (u - typical) if variety < 1 else u
 
 
 def split(u, **sizes):

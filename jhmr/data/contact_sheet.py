@@ -48,18 +48,20 @@ def render(body, num, settings, split=""):
   """The first `num` examples of the stream with seed 0, or of a split, as NumPy arrays."""
   arrays = smpl.load_arrays(body)
   assets = {"body": smpl.from_arrays(arrays), "surface": mesh.surface(arrays)}
-  one = functools.partial(synthetic.split_examples, name=split) if split else functools.partial(synthetic.examples, seed=0)
-  program = jax.jit(lambda assets, index: one(assets, index=index, settings=settings))
+  stream = functools.partial(synthetic.examples, seed=0)
+  chosen = functools.partial(synthetic.split_examples, name=split) if split else stream
+  program = jax.jit(lambda assets, index: chosen(assets, index=index, settings=settings))
   parts = [jax.device_get(program(assets, jnp.arange(i, i + _BATCH))) for i in range(0, num, _BATCH)]
   return jax.tree.map(lambda *x: np.concatenate(x)[:num], *parts)
 
 
 def main(argv):
-  parser = argparse.ArgumentParser(prog="python -m jhmr.data.contact_sheet", description=__doc__.split("\n", maxsplit=1)[0])
+  first_line = __doc__.split("\n", maxsplit=1)[0]
+  parser = argparse.ArgumentParser(prog="python -m jhmr.data.contact_sheet", description=first_line)
   parser.add_argument("--out", required=True, help="picture to write, .png or .jpg")
   parser.add_argument("--num", type=int, default=64)
   parser.add_argument("--body", default="mannequin", help="mannequin, mannequin_small or a body file")
-  parser.add_argument("--split", default="", choices=("", *synthetic.splits()), help="a fixed split; default: the stream")
+  parser.add_argument("--split", default="", choices=("", *synthetic.splits()), help="default: the training stream")
   parser.add_argument("--image_size", type=int, default=224, help="side at which people are rendered, in pixels")
   args = parser.parse_args(argv[1:])
   if not os.path.isdir(os.path.dirname(os.path.abspath(args.out))):

@@ -17,7 +17,7 @@ from jhmr.data import synthetic
 from jhmr.errors import InputError
 
 STREAM = "stream"  # config.data.source for rendered people; anything else is the directory of a built data set
-_OTHER_KEYS = ("source", "mocap", "num_threads", "augment")  # of config.data, read here, in `pipeline` or by `assets`
+_OTHER_KEYS = ("source", "mocap", "num_threads", "maps")  # of config.data, read here, in `pipeline` or by `assets`
 
 
 class Source(NamedTuple):
@@ -93,7 +93,7 @@ def open_split(config, assets, name, process_index=0, process_count=1):
   local = _local_size(config, process_count)
   if config.data.source != STREAM:
     from jhmr.data import pipeline
-    if name in pipeline.open_data_set(config.data.source).splits:
+    if name in pipeline.open_data_set(config.data.source).info.splits:
       return pipeline.open_evaluation(config, name, process_index, process_count)
   if name not in synthetic.splits():
     raise InputError(f"split {name!r} does not exist: rendered splits are {', '.join(synthetic.splits())}")

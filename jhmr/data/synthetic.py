@@ -47,6 +47,7 @@ class Settings(NamedTuple):
   share_truncated: float = 0.12      # examples zoomed on a part of the body
   share_occluded: float = 0.35       # examples with something in front
   photo: float = 1.0                 # strength of exposure, tint, blur and grain
+  variety: float = 1.0               # of clothes, backgrounds and light; 0: one outfit in an empty studio
   hide: str = ""                     # "multibodies": the protocol of ambiguous crops, see `splits`
 
 
@@ -85,7 +86,7 @@ def check(settings):
 
   need("image_size", 16 <= settings.image_size <= 1024, "a crop is 16 to 1024 pixels wide")
   need("views", settings.views >= 1, "give at least 1")
-  for name in ("share_2d_only", "share_far", "share_truncated", "share_occluded"):
+  for name in ("variety", "share_2d_only", "share_far", "share_truncated", "share_occluded"):
     need(name, 0 <= getattr(settings, name) <= 1, "a share lies in 0..1")
   near, far = settings.distance_m if len(settings.distance_m) == 2 else (0, 0)
   need("distance_m", _NEAREST_M <= near <= far, f"give two numbers, the nearer {_NEAREST_M} m or more")
@@ -99,9 +100,9 @@ def check(settings):
 
 
 def split_examples(assets, name, index, settings):
-  """Examples index [B] of a fixed split; only image_size and photo of `settings` matter. See `examples`."""
+  """Examples index [B] of a fixed split; of `settings`, image_size, photo and variety matter. See `examples`."""
   split = splits()[name]
-  base = Settings(image_size=settings.image_size, photo=settings.photo)
+  base = Settings(image_size=settings.image_size, photo=settings.photo, variety=settings.variety)
   return examples(assets, split.seed, index, base._replace(**split.changes))
 
 
@@ -118,9 +119,11 @@ def examples(assets, seed, index, settings):
   index = jnp.asarray(index, jnp.int32)
   person, view = index // settings.views, index % settings.views
   keys = jax.vmap(lambda p: jax.random.fold_in(jax.random.key(seed), p))(person)
-  who = jax.vmap(lambda k: _person(assets.get("mocap"), k))(keys)
+  who = jax.vmap(lambda k: _person(assets.get("mocap"), k, settings.variety))(keys)
   view_keys = jax.vmap(lambda k, v: jax.random.fold_in(k, v + 1))(keys, view)
   u = jax.vmap(lambda k: appearance.split(jax.random.uniform(k, (sum(_VIEW_U.values()),)), **_VIEW_U))(view_keys)
+  for name in ("light", "background", "shapes"):
+    u[name] = appearance.towards(u[name], appearance.STUDIO[name], settings.variety)
   u["words"] = jax.random.key_data(view_keys)
   where = jax.vmap(lambda u, w, v: _viewpoint(u, w, v, settings))(u["viewpoint"], who, view)
   pose = who["pose"].at[:, 0].set(where["root"])
@@ -137,7 +140,7 @@ def examples(assets, seed, index, settings):
       "has_pose": known, "has_betas": known, "has_keypoints3d": known,
       "keypoints3d": only_if(jnp.concatenate([points, jnp.ones_like(points[..., :1])], -1)),
       "real_pose": who["real_pose"][:, 1:], "real_betas": who["real_betas"],
-      "transl": camera["transl"], "focal_px": camera["focal_px"], "center_px": camera["center_px"],
+      "transl": only_if(camera["transl"]), "focal_px": camera["focal_px"], "center_px": camera["center_px"],
       "parts": picture["parts"], "depth": picture["depth"], "person": person, "view": view, **labels}
 
 
@@ -147,14 +150,15 @@ _VIEW_U = dict(viewpoint=7, box=8, light=appearance.LIGHT_U, background=appearan
                develop=appearance.CAMERA_U, occluded=2, known=1)
 
 
-def _person(mocap, key):
+def _person(mocap, key, variety):
   """Pose, shape and clothes of one person, and another's pose and shape for an adversarial prior."""
   pose_key, clothes_key = jax.random.split(key)
   pose, betas = jax.vmap(lambda k: poses.sample_any(mocap, k))(jax.random.split(pose_key))  # one program for both
   u = jax.random.uniform(clothes_key, (appearance.CLOTHES_U + 1,))
+  outfit = appearance.towards(u[:-1], appearance.OUTFIT, variety)
   betas = jnp.clip(betas, -MAX_BETA, MAX_BETA)
   return {"pose": pose[0], "betas": betas[0], "real_pose": pose[1], "real_betas": betas[1],
-          "clothes": appearance.wardrobe(u[:-1]), "yaw": 2 * jnp.pi * u[-1]}
+          "clothes": appearance.wardrobe(outfit), "yaw": 2 * jnp.pi * u[-1]}
 
 
 def _viewpoint(u, who, view, settings):
@@ -272,7 +276,7 @@ def _compose(u, color, body, camera, settings):
   covered = jnp.zeros((size, size), bool)
   for i, shape in enumerate(shapes[appearance.NUM_CLUTTER:]):
     center = camera["keypoints_px"][(len(NAMES) * shape[7]).astype(int)] / size + 0.1 * (shape[:2] - 0.5)
-    exists = (u["occluded"][0] < settings.share_occluded) & ((i == 0) | (u["occluded"][1] < 0.4))
+    exists = (u["occluded"][0] < settings.share_occluded * settings.variety) & ((i == 0) | (u["occluded"][1] < 0.4))
     painted, mask = appearance.paint(image, shape, exists, grid, center, (0.05, 0.22))
     image, covered = painted + jnp.where(mask[..., None], 0.4 * noise, 0.0), covered | mask
   if settings.hide:

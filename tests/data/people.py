@@ -10,6 +10,9 @@ from jhmr.body import smpl
 from jhmr.data import synthetic
 
 
+SETTINGS = synthetic.Settings(image_size=64, share_2d_only=0.5)  # shared, so that files share one program
+
+
 @functools.cache
 def assets():
   arrays = smpl.load_arrays("mannequin_small")

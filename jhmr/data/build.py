@@ -1,0 +1,108 @@
+"""Builds a data set of rendered people: python -m jhmr.data.build --out DIR --num_train 10000 --num_val 500
+
+DIR then goes into --config.data.source. It appears when it is complete; an interrupted build leaves nothing behind.
+"""
+
+import argparse
+import contextlib
+import io
+import os
+import pathlib
+import shutil
+import sys
+import tempfile
+import time
+
+from jhmr import command
+from jhmr.body import mesh
+from jhmr.body import smpl
+from jhmr.data import synthetic
+from jhmr.errors import InputError
+
+_VAL_SEED = 500_000_000  # added to the seed of the training examples: nobody is in both splits
+_REPORT_S = 2.0
+
+
+def build(out, num_train, num_val, image_size=256, body="mannequin", seed=0, share_2d_only=0.3):
+  """Renders and writes a data set.
+
+  Args:
+    out: directory to make; its parent exists.
+    num_train, num_val: examples.
+    image_size: side of the stored images, which show 1.5 times the person's box.
+    body: as `smpl.load`; seed: of the stream; share_2d_only: training examples without 3D labels.
+  Raises:
+    InputError: when `out` exists, or an argument is out of range.
+  """
+  out = pathlib.Path(out).absolute()
+  if out.exists():
+    raise InputError(f"--out {str(out)!r} exists: give a new directory, nothing is overwritten")
+  if not out.parent.is_dir():
+    raise InputError(f"the folder of --out {str(out)!r} does not exist: make it first")
+  if num_train < 1 or num_val < 1 or not 0 <= seed < _VAL_SEED:
+    raise InputError(f"--num_train {num_train}, --num_val {num_val}, --seed {seed}: give at least one example of each "
+                     f"and a seed in 0..{_VAL_SEED - 1}")
+  from jhmr.data.builders import synthetic_people  # TFDS takes a second to import: after the mistakes are found
+  import tensorflow_datasets as tfds
+  margin = synthetic.Settings().box_scale * synthetic_people.BOX_MARGIN
+  settings = synthetic.Settings(image_size=image_size, share_2d_only=share_2d_only, scale_jitter=0.0, shift_jitter=0.0,
+                                share_truncated=0.0, box_scale=margin)
+  synthetic.check(settings)
+  arrays = smpl.load_arrays(body)
+  assets = {"body": smpl.from_arrays(arrays), "surface": mesh.surface(arrays)}
+  plan = {"train": (num_train, seed, settings),
+          "val": (num_val, seed + _VAL_SEED, settings._replace(share_2d_only=0.0))}
+  tfds.disable_progress_bar()
+  with _scratch_beside(out) as scratch:
+    builder = synthetic_people.SyntheticPeople(
+        assets=assets, plan=plan, report=_reporter(sys.stdout), data_dir=str(scratch),
+        description=f"Rendered people: body {pathlib.Path(body).name}, seed {seed}, {image_size} pixels.")
+    with contextlib.redirect_stdout(io.StringIO()):  # TFDS speaks of downloads and of the scratch directory
+      builder.download_and_prepare()
+    os.rename(builder.data_dir, out)
+
+
+@contextlib.contextmanager
+def _scratch_beside(out):
+  """A hidden directory on the same disk, so that the finished one can be renamed into place; always removed."""
+  scratch = pathlib.Path(tempfile.mkdtemp(prefix=f".{out.name}.", dir=out.parent))
+  try:
+    yield scratch
+  finally:
+    shutil.rmtree(scratch, ignore_errors=True)
+
+
+def _reporter(file):
+  """A function (split, done, total) that prints the rate and the time left to `file` every few seconds."""
+  started, last = {}, [0.0]
+
+  def report(split, done, total):
+    now = time.monotonic()
+    first, since = started.setdefault(split, (done, now))  # the first batch compiles: it does not count
+    if done < total and now - last[0] < _REPORT_S:
+      return
+    last[0] = now
+    rate = (done - first) / max(now - since, 1e-9)
+    left = f"{rate:.0f} examples/s, {(total - done) / rate:.0f} s left" if done > first else "compiled"
+    print(f"{split}: {done:,}/{total:,}  [{left}]", file=file, flush=True)
+
+  return report
+
+
+def main(argv):
+  parser = argparse.ArgumentParser(prog="python -m jhmr.data.build", description=__doc__.split("\n", maxsplit=1)[0])
+  parser.add_argument("--out", required=True, help="directory to make")
+  parser.add_argument("--num_train", type=int, required=True)
+  parser.add_argument("--num_val", type=int, required=True)
+  parser.add_argument("--image_size", type=int, default=256, help="side of the stored images in pixels")
+  parser.add_argument("--body", default="mannequin", help="mannequin, mannequin_small or a body file")
+  parser.add_argument("--seed", type=int, default=0)
+  parser.add_argument("--share_2d_only", type=float, default=0.3, help="training examples without 3D labels")
+  args = parser.parse_args(argv[1:])
+  build(**vars(args))
+  print(f"{args.out}: {args.num_train:,} training and {args.num_val:,} validation examples; "
+        f"train on it with --config.data.source={args.out}")
+
+
+if __name__ == "__main__":
+  command.run(main)
