@@ -66,13 +66,15 @@ def main(argv):
   args = parser.parse_args(argv[1:])
   if not os.path.isdir(os.path.dirname(os.path.abspath(args.out))):
     raise InputError(f"the folder of --out {args.out!r} does not exist: make it first")
+  if not cv2.haveImageWriter(args.out):
+    raise InputError(f"cannot write {args.out!r}: use .png or .jpg")
   if args.num < 1:
     raise InputError(f"--num {args.num}: give at least 1")
   settings = synthetic.Settings(image_size=args.image_size)
   synthetic.check(settings)
   picture = sheet(render(args.body, args.num, settings, args.split))
-  if not cv2.imwrite(args.out, cv2.cvtColor(picture, cv2.COLOR_RGB2BGR), [cv2.IMWRITE_PNG_COMPRESSION, 9]):
-    raise InputError(f"cannot write {args.out!r}: use .png or .jpg")
+  smallest = [cv2.IMWRITE_PNG_COMPRESSION, 9] if args.out.endswith(".png") else []
+  cv2.imwrite(args.out, cv2.cvtColor(picture, cv2.COLOR_RGB2BGR), smallest)
   print(f"{args.out}: {args.num} people, {os.path.getsize(args.out) / 1e6:.2f} MB")
 
 
