@@ -26,10 +26,10 @@ _BATCH = 8
 
 
 def sheet(batch, panel_px=PANEL_PX, columns=8):
-  """A grid of examples, the annotated half of their keypoints drawn on them: visible joints dark, hidden ones light.
+  """A grid of examples, the annotated half of their keypoints drawn on them, hidden joints too.
 
   Args:
-    batch: fields of spec.FIELDS, NumPy; `visible` is optional.
+    batch: "image" and "keypoints2d" of spec.FIELDS, NumPy.
   Returns:
     [H, W, 3] uint8.
   """
