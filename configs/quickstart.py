@@ -24,14 +24,14 @@ def get_config(mode="full"):
       keep=2,                   # checkpoints kept besides the best
       parallel="pmap",          # or "shard_map"
       supervision="spin",       # reductions of the losses; see jhmr/systems/hmr.py
-      data=dict(source="stream", share_2d_only=0.2),
+      data=dict(source="stream", share_2d_only=0.2, mocap="", photo=0.2, variety=0.1, share_occluded=0.1,
+                share_truncated=0.0),
       net=dict(backbone="resnet_tiny", iterations=3, hidden=256, dropout=0.0, activation="relu", dtype="float32",
                batch_norm="device"),
       optim=dict(name="adamw", learning_rate=1e-3, schedule="cosine", warmup_steps=100, weight_decay=1e-4,
                  clip_norm=10.0),
       critic_optim=dict(name="adamw", learning_rate=1e-4, weight_decay=1e-4),
-      weights=dict(keypoints2d=10.0, keypoints3d=100.0, pose=2.0, betas=0.02, vertices=0.0, camera=1.0,
-                   adversarial=0.01),
+      weights=dict(keypoints2d=20.0, keypoints3d=60.0, pose=60.0, betas=0.3, vertices=0.0, camera=1.0, adversarial=0.0),
   ))
   if mode == "smoke":
     config.update(dict(num_steps=2, batch_size=8, log_every=1, eval_every=2, eval_batches=2, checkpoint_every=2))

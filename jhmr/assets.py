@@ -13,17 +13,20 @@ def load(config):
 
   Args:
     config: its `body` is "mannequin", "mannequin_small", or the path of an SMPL file or folder; its
-      `mean_params` is "" for the mean of the pose sampler, or the path of an `smpl_mean_params.npz`.
+      `mean_params` is "" for the mean of the pose sampler, or the path of an `smpl_mean_params.npz`; its
+      `data.mocap` is "" for the pose sampler, or the path of a mocap file that takes its place.
   Returns:
     {"body": Smpl, "keypoint_body": Smpl of about 200 vertices, "surface": Surface,
-     "mean": {"pose": [24, 3, 3] root in the camera frame, "betas": [10], "camera": [3]}}
+     "mean": {"pose": [24, 3, 3] root in the camera frame, "betas": [10], "camera": [3]},
+     "mocap": MocapTable, if there is one}
   Raises:
     InputError: for a file that is missing or is not a body.
   """
   arrays = smpl.load_arrays(config.body)
   body = smpl.from_arrays(arrays)
-  return {"body": body, "keypoint_body": smpl.sub_body(body, KEYPOINT_SETS), "surface": mesh.surface(arrays),
-          "mean": mean_parameters(config.mean_params)}
+  mocap = {"mocap": poses.mocap_table(config.data.mocap)} if config.data.mocap else {}
+  return mocap | {"body": body, "keypoint_body": smpl.sub_body(body, KEYPOINT_SETS), "surface": mesh.surface(arrays),
+                  "mean": mean_parameters(config.mean_params)}
 
 
 def mean_parameters(path=""):

@@ -14,7 +14,7 @@ import numpy as np
 import orbax.checkpoint as ocp
 from orbax.checkpoint.checkpoint_managers import preservation_policy
 
-logging.getLogger("absl").setLevel(logging.WARNING)  # orbax logs forty lines a save
+logging.getLogger("absl").setLevel(logging.ERROR)  # orbax logs forty lines a save and warns of files it may lack
 
 
 NOT_SCORED = 1e9  # score of a checkpoint on whose step no evaluation fell: never the best one

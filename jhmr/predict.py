@@ -128,13 +128,15 @@ def write_person(out, person, prediction, assets, args):
   values, vertices = outputs(person, prediction, assets, args.focal)
   np.savez_compressed(stem + ".npz", **values)
   with open(stem + ".json", "w") as f:
-    json.dump({"image": person["image"]} | {k: np.asarray(v, np.float64).round(6).tolist() for k, v in values.items()}, f)
+    json.dump({"image": person["image"]} | {
+        k: np.asarray(v, np.float64).round(6).tolist() for k, v in values.items()}, f)
   faces = np.asarray(assets["surface"].faces)
   if not args.no_meshes:
     mesh.write_obj(stem + ".obj", vertices[0], faces)
   if not args.no_pictures:
     side = pictures.SIDE_PX
-    row = [cv2.resize(person["crop"], (side, side)), *pictures.panels(person["crop"], assets["body"], faces, prediction)]
+    large = cv2.resize(person["crop"], (side, side))
+    row = [large, *pictures.panels(person["crop"], assets["body"], faces, prediction)]
     pictures.write(stem + ".png", draw.grid(row, columns=3))
     return row
   return None
@@ -151,7 +153,7 @@ def parse(argv):
   parser.add_argument("--num", type=int, default=16, help="how many examples of a split")
   parser.add_argument("--step", type=int, help="which checkpoint; default: the best")
   parser.add_argument("--body", help="another body than the run's: an SMPL file")
-  parser.add_argument("--focal", type=float, help="focal length of the images in pixels; default 5000/224 of the longer side")
+  parser.add_argument("--focal", type=float, help="focal length in image pixels; default 5000/224 of the longer side")
   parser.add_argument("--no-meshes", action="store_true", help="write no .obj")
   parser.add_argument("--no-pictures", action="store_true", help="write no .png")
   return parser.parse_args(argv[1:])
