@@ -14,24 +14,24 @@ def get_config(mode="full"):
       body="mannequin_small",   # or the path of an SMPL file
       mean_params="",           # "": the mean of the pose sampler; or smpl_mean_params.npz
       image_size=64,
-      batch_size=32,
-      num_steps=2400,
+      batch_size=16,
+      num_steps=5000,
       splits=("val",),          # the first one decides which checkpoint is best
       eval_batches=0,           # of each split; 0: all
-      log_every=50,
-      eval_every=600,
-      checkpoint_every=300,
+      log_every=200,
+      eval_every=1000,
+      checkpoint_every=500,
       keep=2,                   # checkpoints kept besides the best
       parallel="pmap",          # or "shard_map"
       supervision="spin",       # reductions of the losses; see jhmr/systems/hmr.py
-      data=dict(source="stream", share_2d_only=0.2, mocap="", photo=0.2, variety=0.1, share_occluded=0.1,
-                share_truncated=0.0),
+      data=dict(source="stream", share_2d_only=0.2, mocap="", photo=0.0, variety=0.0,
+                share_occluded=0.1, share_truncated=0.0, roll_deg=3.0),
       net=dict(backbone="resnet_tiny", iterations=3, hidden=256, dropout=0.0, activation="relu", dtype="float32",
                batch_norm="device"),
-      optim=dict(name="adamw", learning_rate=1e-3, schedule="cosine", warmup_steps=100, weight_decay=1e-4,
-                 clip_norm=10.0),
+      optim=dict(name="adamw", learning_rate=1e-3, schedule="cosine", warmup_steps=200, weight_decay=1e-4,
+                 clip_norm=50.0),
       critic_optim=dict(name="adamw", learning_rate=1e-4, weight_decay=1e-4),
-      weights=dict(keypoints2d=20.0, keypoints3d=60.0, pose=60.0, betas=0.3, vertices=0.0, camera=1.0, adversarial=0.0),
+      weights=dict(keypoints2d=20.0, keypoints3d=400.0, pose=60.0, betas=0.3, vertices=0.0, camera=1.0, adversarial=0.0),
   ))
   if mode == "smoke":
     config.update(dict(num_steps=2, batch_size=8, log_every=1, eval_every=2, eval_batches=2, checkpoint_every=2))

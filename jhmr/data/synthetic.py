@@ -39,6 +39,7 @@ class Settings(NamedTuple):
   share_far: float = 0.2             # examples seen from far_m instead, where weak perspective holds
   far_m: float = 45.0                # where f = 5000 puts a person who fills a 224-pixel crop
   elevation_deg: tuple = (-12.0, 32.0)  # of the camera above the pelvis, uniform
+  facing_deg: float = 180.0          # people face the camera to within this (of their first view), uniform
   roll_deg: float = 7.0              # spread of the in-plane rotation, normal
   off_axis_deg: float = 12.0         # the person stands up to this far off the optical axis, each way
   box_scale: float = 1.2             # side of the box over the extent of the keypoints. Source: SPIN's data
@@ -93,6 +94,7 @@ def check(settings):
   need("far_m", settings.far_m >= near, "the far camera stands beyond the nearest one")
   angles = settings.elevation_deg
   need("elevation_deg", len(angles) == 2 and max(map(abs, angles)) <= 90, "give two angles within 90 degrees")
+  need("facing_deg", 0 <= settings.facing_deg <= 180, "0 to 180 degrees")
   need("off_axis_deg", 0 <= settings.off_axis_deg <= 40, "0 to 40 degrees")
   need("box_scale", 0.5 <= settings.box_scale <= 4, "0.5 to 4 times the person")
   need("scale_jitter", 0 <= settings.scale_jitter <= 0.6, "0 to 0.6")
@@ -100,9 +102,10 @@ def check(settings):
 
 
 def split_examples(assets, name, index, settings):
-  """Examples index [B] of a fixed split; of `settings`, image_size, photo and variety matter. See `examples`."""
+  """Examples index [B] of a fixed split; of `settings`, image_size, photo, variety and facing_deg matter. See `examples`."""
   split = splits()[name]
-  base = Settings(image_size=settings.image_size, photo=settings.photo, variety=settings.variety)
+  base = Settings(image_size=settings.image_size, photo=settings.photo, variety=settings.variety,
+                  facing_deg=settings.facing_deg)
   return examples(assets, split.seed, index, base._replace(**split.changes))
 
 
@@ -158,7 +161,7 @@ def _person(mocap, key, variety):
   outfit = appearance.towards(u[:-1], appearance.OUTFIT, variety)
   betas = jnp.clip(betas, -MAX_BETA, MAX_BETA)
   return {"pose": pose[0], "betas": betas[0], "real_pose": pose[1], "real_betas": betas[1],
-          "clothes": appearance.wardrobe(outfit), "yaw": 2 * jnp.pi * u[-1]}
+          "clothes": appearance.wardrobe(outfit), "side": 2 * u[-1] - 1}
 
 
 def _viewpoint(u, who, view, settings):
@@ -166,7 +169,8 @@ def _viewpoint(u, who, view, settings):
   low, high = settings.elevation_deg
   elevation = jnp.deg2rad(low + (high - low) * u[0])
   roll = jnp.deg2rad(settings.roll_deg * jax.scipy.special.ndtri(0.001 + 0.998 * u[1]))
-  yaw = who["yaw"] + 2 * jnp.pi * (view + 0.4 * (u[2] - 0.5)) / settings.views
+  around = view + (0.4 * (u[2] - 0.5) if settings.views > 1 else 0.0)
+  yaw = jnp.deg2rad(settings.facing_deg) * who["side"] + 2 * jnp.pi * around / settings.views
   # y up to y down and z away is a half turn about x; then the camera looks down, then it rolls.
   turns = [rotations.rotation_about("z", roll), rotations.rotation_about("x", elevation + jnp.pi),
            rotations.rotation_about("y", yaw), who["pose"][0]]
