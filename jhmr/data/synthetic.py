@@ -102,7 +102,10 @@ def check(settings):
 
 
 def split_examples(assets, name, index, settings):
-  """Examples index [B] of a fixed split; of `settings`, image_size, photo, variety and facing_deg matter. See `examples`."""
+  """Examples index [B] of a fixed split; see `examples`.
+
+  Of `settings`, image_size, photo, variety and facing_deg matter; the rest is the split's own.
+  """
   split = splits()[name]
   base = Settings(image_size=settings.image_size, photo=settings.photo, variety=settings.variety,
                   facing_deg=settings.facing_deg)

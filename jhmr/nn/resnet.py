@@ -107,8 +107,8 @@ class ResNet(nn.Module):
       x = nn.max_pool(x, (3, 3), strides=(2, 2), padding=((1, 1), (1, 1)))
     for stage, count in enumerate(arch.blocks):
       for i in range(count):
-        x = block(arch.width * 2 ** stage, arch.strides[stage] if i == 0 else 1, arch.expansion, self.axis_name, self.dtype,
-                  name=f"layer{stage + 1}_{i}")(x, train)
+        x = block(arch.width * 2 ** stage, arch.strides[stage] if i == 0 else 1, arch.expansion, self.axis_name,
+                  self.dtype, name=f"layer{stage + 1}_{i}")(x, train)
     x = x.astype(jnp.float32)
     mean = jnp.mean(x, axis=(1, 2))
     return jnp.concatenate([mean, locate(nn.Dense(x.shape[-1], name="where")(x))], -1) if arch.locate else mean
