@@ -15,16 +15,16 @@ def get_config(mode="full"):
       mean_params="",           # "": the mean of the pose sampler; or smpl_mean_params.npz
       image_size=64,
       batch_size=16,
-      num_steps=5000,
+      num_steps=6000,
       splits=("val",),          # the first one decides which checkpoint is best
       eval_batches=0,           # of each split; 0: all
       log_every=200,
-      eval_every=1000,
+      eval_every=1500,
       checkpoint_every=500,
       keep=2,                   # checkpoints kept besides the best
       parallel="pmap",          # or "shard_map"
       supervision="spin",       # reductions of the losses; see jhmr/systems/hmr.py
-      data=dict(source="stream", share_2d_only=0.2, mocap="", photo=0.0, variety=0.0,
+      data=dict(source="stream", share_2d_only=0.1, mocap="", photo=0.0, variety=0.0, facing_deg=60.0,
                 share_occluded=0.1, share_truncated=0.0, roll_deg=3.0),
       net=dict(backbone="resnet_tiny", iterations=3, hidden=256, dropout=0.0, activation="relu", dtype="float32",
                batch_norm="device"),
