@@ -15,6 +15,7 @@ from jhmr.data import source as source_lib
 from jhmr.data import spec
 from jhmr.errors import InputError
 from jhmr.state import Prediction, TrainState
+import ml_collections
 import numpy as np
 
 COLUMNS = ("split", "method", "examples", "mpjpe_mm", "pa_mpjpe_mm", "pve_mm", "pck", "auc")
@@ -91,7 +92,7 @@ def load_run(workdir, step=None, body=None):
   """
   config = command.read_config(workdir)
   if body:
-    config = config.copy_and_resolve_references().unlock()
+    config = ml_collections.ConfigDict(config)
     config.body = body
   loaded, step = checkpoint.load_for_inference(workdir, step)
   state = TrainState(step=jnp.asarray(step, jnp.int32), opt_state={}, memory={}, **loaded)

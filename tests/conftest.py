@@ -3,6 +3,8 @@
 import os
 import pathlib
 
+import pytest
+
 # All of this must be set before jax starts. NPROC: more threads than devices, or XLA's CPU
 # collectives can starve and abort when eight devices share two cores.
 os.environ.setdefault("JAX_PLATFORMS", "cpu")
@@ -12,3 +14,14 @@ CACHE = pathlib.Path(__file__).parent.parent / ".cache"
 os.environ.setdefault("JAX_COMPILATION_CACHE_DIR", str(CACHE / "jax"))
 os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS", "0.3")
 os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_ENTRY_SIZE_BYTES", "-1")
+
+
+@pytest.fixture(scope="session")
+def finished_run(tmp_path_factory):
+  """The workdir of a smoke run that ended well."""
+  from jhmr import command, train  # jax starts here, after the settings above
+  smoke = pathlib.Path(__file__).parent.parent / "configs" / "quickstart.py"
+  config, _ = command.parse_config(["x", f"--config={smoke}:smoke"])
+  workdir = tmp_path_factory.mktemp("finished") / "run"
+  train.train(config, str(workdir))
+  return workdir

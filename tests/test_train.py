@@ -11,7 +11,7 @@ import jax
 import numpy as np
 import pytest
 
-from jhmr import command, parallel, systems, train
+from jhmr import checkpoint, command, parallel, systems, train
 from jhmr import assets as assets_lib
 from jhmr.data import source as source_lib
 from jhmr.errors import InputError
@@ -97,19 +97,17 @@ def test_a_run_killed_in_the_middle_ends_bitwise_where_an_uninterrupted_one_does
   a, b = read("whole"), read("broken")
   assert [r["step"] for r in a if r["kind"] == "train"] == list(range(1, 13))
   assert a == b
-  from jhmr import checkpoint
   x, y = (checkpoint.load_for_inference(str(tmp_path / n), 12)[0] for n in ("whole", "broken"))
   for p, q in zip(jax.tree.leaves(x), jax.tree.leaves(y)):
     np.testing.assert_array_equal(p, q)
 
 
-def test_a_finished_run_leaves_everything_a_user_looks_for(tmp_path):
-  config = config_of()
-  train.train(config, str(tmp_path / "run"))
-  left = {p.name for p in (tmp_path / "run").iterdir()}
+def test_a_finished_run_leaves_everything_a_user_looks_for(finished_run):
+  left = {p.name for p in finished_run.iterdir()}
   assert {"config.json", "metrics.jsonl", "checkpoints", "events", "predictions.png"} <= left
-  kinds = {json.loads(l)["kind"] for l in (tmp_path / "run" / "metrics.jsonl").read_text().splitlines()}
-  assert kinds == {"train", *config.splits}
+  lines = [json.loads(l) for l in (finished_run / "metrics.jsonl").read_text().splitlines()]
+  assert {l["kind"] for l in lines} == {"train", *config_of().splits}
+  assert all(l["pa_mpjpe_mm"] > 0 for l in lines if l["kind"] == "val")
 
 
 def test_a_workdir_of_another_config_is_refused_and_left_alone(tmp_path):
