@@ -15,6 +15,7 @@ from jhmr.body import camera
 from jhmr.body import joints
 from jhmr.body import smpl
 from jhmr.data import spec
+from jhmr.nn import resnet
 from jhmr.systems import hmr
 import ml_collections
 import numpy as np
@@ -109,13 +110,19 @@ def _regress(params, stats, image, start):
   net, head = params["backbone"], params["head"]
   bn = lambda x, p, s: F.batch_norm(x, s["mean"], s["var"], p["scale"], p["bias"], training=True)
   x = F.relu(bn(F.conv2d(image, net["conv1"]["kernel"], stride=2, padding=1), net["bn1"], stats["bn1"]))
-  for name in sorted(n for n in net if n.startswith("layer")):
+  strides = resnet.ARCHITECTURES[CONFIG["net"]["backbone"]].strides
+  for name, stride in zip(sorted(n for n in net if n.startswith("layer")), strides):
     p, s = net[name], stats[name]
-    y = F.relu(bn(F.conv2d(x, p["conv1"]["kernel"], stride=2, padding=1), p["bn1"], s["bn1"]))
+    y = F.relu(bn(F.conv2d(x, p["conv1"]["kernel"], stride=stride, padding=1), p["bn1"], s["bn1"]))
     y = bn(F.conv2d(y, p["conv2"]["kernel"], padding=1), p["bn2"], s["bn2"])
-    x = bn(F.conv2d(x, p["downsample_0"]["kernel"], stride=2), p["downsample_1"], s["downsample_1"])
+    if "downsample_0" in p:
+      x = bn(F.conv2d(x, p["downsample_0"]["kernel"], stride=stride), p["downsample_1"], s["downsample_1"])
     x = F.relu(x + y)
-  features, estimate = x.mean((2, 3)), start
+  where = F.linear(x.permute(0, 2, 3, 1), net["where"]["kernel"], net["where"]["bias"])
+  weight = where.flatten(1, 2).softmax(1).reshape(where.shape)
+  rows, columns = (torch.linspace(-1, 1, n) for n in weight.shape[1:3])
+  located = [torch.einsum("bhwc,h->bc", weight, rows), torch.einsum("bhwc,w->bc", weight, columns)]
+  features, estimate = torch.cat([x.mean((2, 3)), *located], 1), start
   dense = lambda x, name: F.linear(x, head[name]["kernel"], head[name]["bias"])
   for _ in range(CONFIG["net"]["iterations"]):
     x = F.relu(dense(F.relu(dense(torch.cat([features, *estimate], -1), "fc1")), "fc2"))
