@@ -82,7 +82,7 @@ def _peer_installed():
   return all(importlib.util.find_spec(name) for name in ("torch", "smplx"))
 
 
-def _peer_layer(arrays, batch):
+def peer_layer(arrays, batch):
   import contextlib
   import io
 
@@ -100,7 +100,7 @@ def _peer_layer(arrays, batch):
 
 def _peer_forward(arrays, inputs):
   import torch
-  layer = _peer_layer(arrays, len(inputs[0]))
+  layer = peer_layer(arrays, len(inputs[0]))
   betas, pose, transl = map(torch.from_numpy, inputs)
 
   def run():
@@ -112,7 +112,7 @@ def _peer_forward(arrays, inputs):
 
 def _peer_grad(arrays, target, inputs):
   import torch
-  layer = _peer_layer(arrays, len(inputs[0]))
+  layer = peer_layer(arrays, len(inputs[0]))
   extra = torch.tensor(np.asarray(arrays["regressor_extra9"], np.float32))
   order = torch.tensor(joints.mapping("spin54", _KEYPOINTS))
   target = torch.from_numpy(target)

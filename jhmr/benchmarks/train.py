@@ -137,7 +137,7 @@ def _smplx_keypoints(arrays, batch):
   """A function (betas, pose) -> 49 keypoints [B, 49, 3] through smplx, as SPIN does it."""
   import torch
   from jhmr.benchmarks import body as body_rows
-  layer = body_rows._peer_layer(arrays, batch)
+  layer = body_rows.peer_layer(arrays, batch)
   extra = torch.tensor(np.asarray(arrays["regressor_extra9"], np.float32))
   order = torch.tensor(joints.mapping("spin54", "spin49"))
 

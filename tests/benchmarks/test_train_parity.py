@@ -1,4 +1,4 @@
-"""The training row compares like with like: from the same parameters both sides have the same losses, step after step."""
+"""The training row compares like with like: same parameters, same losses, step after step."""
 
 import numpy as np
 import pytest
