@@ -118,7 +118,7 @@ def _regress(params, stats, image, start):
     if "downsample_0" in p:
       x = bn(F.conv2d(x, p["downsample_0"]["kernel"], stride=stride), p["downsample_1"], s["downsample_1"])
     x = F.relu(x + y)
-  where = F.linear(x.permute(0, 2, 3, 1), net["where"]["kernel"], net["where"]["bias"])
+  where = F.linear(x.permute(0, 2, 3, 1), net["where"]["kernel"])
   weight = where.flatten(1, 2).softmax(1).reshape(where.shape)
   rows, columns = (torch.linspace(-1, 1, n) for n in weight.shape[1:3])
   located = [torch.einsum("bhwc,h->bc", weight, rows), torch.einsum("bhwc,w->bc", weight, columns)]

@@ -111,7 +111,10 @@ class ResNet(nn.Module):
                   self.dtype, name=f"layer{stage + 1}_{i}")(x, train)
     x = x.astype(jnp.float32)
     mean = jnp.mean(x, axis=(1, 2))
-    return jnp.concatenate([mean, locate(nn.Dense(x.shape[-1], name="where")(x))], -1) if arch.locate else mean
+    if not arch.locate:
+      return mean
+    maps = nn.Dense(x.shape[-1], use_bias=False, name="where")(x)  # a softmax over the map would undo a bias
+    return jnp.concatenate([mean, locate(maps)], -1)
 
 
 def locate(x):
