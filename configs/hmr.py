@@ -16,7 +16,7 @@ def get_config(mode="full"):
       mean_params="",
       image_size=224,
       batch_size=64,
-      num_steps=500_000,
+      duration="500000 steps",  # or epochs, examples
       splits=("val",),
       eval_batches=0,
       log_every=100,
@@ -24,10 +24,15 @@ def get_config(mode="full"):
       checkpoint_every=5000,
       keep=2,
       parallel="pmap",
+      accumulate=1,
+      ema=0.0,
+      skip_bad_steps=0,
+      warm_start="",
+      stuck_after_s=0,
       supervision="hmr",
       data=dict(source="stream", share_2d_only=0.5, mocap=""),
       net=dict(backbone="resnet50", iterations=3, hidden=1024, dropout=0.5, activation="relu", dtype="bfloat16",
-               batch_norm="device"),
+               batch_norm="device", remat=False),
       # Source: HMR, authors' do_train.sh: rates 1e-5 and 1e-4, weights 60 on the reprojection and on the 3D terms;
       # the shares of pose and betas follow from their one mean over 216 + 10 numbers (jhmr/systems/hmr.py).
       optim=dict(name="adam", learning_rate=1e-5),
@@ -36,7 +41,7 @@ def get_config(mode="full"):
                    adversarial=1.0),
   ))
   if mode == "smoke":
-    config.update(dict(num_steps=2, batch_size=8, image_size=64, body="mannequin_small", log_every=1, eval_every=2,
+    config.update(dict(duration="2 steps", batch_size=8, image_size=64, body="mannequin_small", log_every=1, eval_every=2,
                        eval_batches=1, checkpoint_every=2))
     config.net.update(dict(backbone="resnet_tiny", hidden=32))
   return config

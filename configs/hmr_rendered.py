@@ -15,7 +15,7 @@ def get_config(mode="full"):
       mean_params="",
       image_size=224,
       batch_size=64,
-      num_steps=100_000,
+      duration="100000 steps",  # or epochs, examples
       splits=("val", "val_occluded", "multiview"),
       eval_batches=0,
       log_every=100,
@@ -23,19 +23,24 @@ def get_config(mode="full"):
       checkpoint_every=2500,
       keep=2,
       parallel="pmap",
+      accumulate=1,
+      ema=0.0,
+      skip_bad_steps=0,
+      warm_start="",
+      stuck_after_s=0,
       supervision="spin",
       data=dict(source="stream", share_2d_only=0.3, mocap=""),
       net=dict(backbone="resnet50", iterations=3, hidden=1024, dropout=0.5, activation="none", dtype="bfloat16",
-               batch_norm="device"),
-      optim=dict(name="adam", learning_rate=1e-4, schedule="cosine", warmup_steps=1000),
+               batch_norm="device", remat=False),
+      optim=dict(name="adam", learning_rate=1e-4, schedule="cosine", warmup="1000 steps"),
       critic_optim=dict(name="adam", learning_rate=1e-4),
       # Source: SPIN, authors' train options: 60 x (5, 5, 1, 0.001, 0, 1).
       weights=dict(keypoints2d=300.0, keypoints3d=300.0, pose=60.0, betas=0.06, vertices=0.0, camera=60.0,
                    adversarial=0.0),
   ))
   if mode == "smoke":
-    config.update(dict(num_steps=2, batch_size=8, image_size=64, body="mannequin_small", log_every=1, eval_every=2,
+    config.update(dict(duration="2 steps", batch_size=8, image_size=64, body="mannequin_small", log_every=1, eval_every=2,
                        eval_batches=1, checkpoint_every=2))
     config.net.update(dict(backbone="resnet_tiny", hidden=32))
-    config.optim.warmup_steps = 0
+    config.optim.warmup = "0 steps"
   return config

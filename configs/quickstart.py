@@ -15,7 +15,7 @@ def get_config(mode="full"):
       mean_params="",           # "": the mean of the pose sampler; or smpl_mean_params.npz
       image_size=64,
       batch_size=16,
-      num_steps=6000,
+      duration="6000 steps",  # or epochs, examples
       splits=("val",),          # the first one decides which checkpoint is best
       eval_batches=0,           # of each split; 0: all
       log_every=200,
@@ -23,6 +23,11 @@ def get_config(mode="full"):
       checkpoint_every=500,
       keep=2,                   # checkpoints kept besides the best
       parallel="pmap",          # or "shard_map"
+      accumulate=1,             # parts a device's batch is computed in, one after the other
+      ema=0.0,                  # decay of the average of the parameters that is scored and kept for prediction; 0: none
+      skip_bad_steps=0,         # updates that may be left out because they are not finite; 0: stop at the first
+      warm_start="",            # workdir of a run whose networks this one starts from
+      stuck_after_s=0,          # end a process that makes no step for so long, so that it can be restarted; 0: never
       supervision="spin",       # reductions of the losses; see jhmr/systems/hmr.py
       # One outfit in an empty studio, people who face the camera to within 60 degrees: what a small network learns in
       # minutes. Raise variety, photo and facing_deg (1, 1, 180) for the full range of rendered people.
@@ -30,13 +35,13 @@ def get_config(mode="full"):
                 share_occluded=0.1, share_truncated=0.0, roll_deg=3.0),
       net=dict(backbone="resnet_tiny", iterations=3, hidden=256, dropout=0.0, activation="relu", dtype="float32",
                batch_norm="device"),
-      optim=dict(name="adamw", learning_rate=1e-3, schedule="cosine", warmup_steps=200, weight_decay=1e-4,
+      optim=dict(name="adamw", learning_rate=1e-3, schedule="cosine", warmup="200 steps", weight_decay=1e-4,
                  clip_norm=50.0),
       critic_optim=dict(name="adamw", learning_rate=1e-4, weight_decay=1e-4),
       weights=dict(keypoints2d=20.0, keypoints3d=400.0, pose=60.0, betas=0.3, vertices=0.0, camera=1.0, adversarial=0.0),
   ))
   if mode == "smoke":
-    config.update(dict(num_steps=2, batch_size=8, log_every=1, eval_every=2, eval_batches=2, checkpoint_every=2))
+    config.update(dict(duration="2 steps", batch_size=8, log_every=1, eval_every=2, eval_batches=2, checkpoint_every=2))
     config.net.hidden = 32
-    config.optim.warmup_steps = 0
+    config.optim.warmup = "0 steps"
   return config

@@ -1,14 +1,24 @@
 """Save, restore and read checkpoints; the only file that imports orbax.
 
-    <workdir>/config.json            what the run is
-    <workdir>/checkpoints/<step>/    state: the whole TrainState
+    <workdir>/config.json                      what the run is
+    <workdir>/checkpoints/<step>/state/        the whole TrainState
+    <workdir>/checkpoints/<step>/files.json    size and checksum of every file of the step
+    <workdir>/damaged/<step>/                  checkpoints that were found unsound when the run went on before them
+
+A checkpoint is sound when every file is as files.json says. The list is made just before the finished folder takes its
+name, so there is none without; two small files that orbax (0.12) writes at that instant are checked by what they say.
 """
 
+import errno
+import glob
+import json
 import logging
 import os
+import zlib
 from typing import NamedTuple
 
 import jax
+from jhmr import files
 from jhmr.errors import InputError
 import numpy as np
 import orbax.checkpoint as ocp
@@ -16,64 +26,203 @@ from orbax.checkpoint.checkpoint_managers import preservation_policy
 
 logging.getLogger("absl").setLevel(logging.ERROR)  # orbax logs forty lines a save and warns of files it may lack
 
-
 NOT_SCORED = 1e9  # score of a checkpoint on whose step no evaluation fell: never the best one
+_LISTING = "files.json"
+_LATE = {"_CHECKPOINT_METADATA": lambda text, step: json.loads(text)["commit_timestamp_nsecs"] is not None,
+         "commit_success.txt": lambda text, step: text.endswith(f"/{step}")}
+_BLOCK = 1 << 20
+
+
+class Writer(NamedTuple):
+  """An open folder of checkpoints."""
+  manager: object
+  saving: list   # [step] of the save that is under way
 
 
 class Restored(NamedTuple):
   state: object   # the TrainState
   step: int       # the checkpoint it came from
-  skipped: tuple  # newer checkpoints that could not be read, as "step: reason"
 
 
-def open_manager(workdir, keep=2):
-  """A CheckpointManager that keeps the last `keep` checkpoints and the best one (lowest `score`)."""
+def _folder(workdir):
+  return os.path.join(os.path.abspath(workdir), "checkpoints")
+
+
+def open_writer(workdir, keep=2, main=True):
+  """A Writer that keeps the last `keep` checkpoints and the best one (lowest `score`).
+
+  Args:
+    main: whether this is the process that lists the files.
+  """
   score = lambda metrics: metrics["score"]
   policy = preservation_policy.AnyPreservationPolicy([
       preservation_policy.LatestN(keep),
       # Not `best_fn` with `max_to_keep`: that deletes the newest checkpoint when it is not among the best.
       preservation_policy.BestN(get_metric_fn=score, reverse=True, n=1)])
-  options = ocp.CheckpointManagerOptions(best_fn=score, best_mode="min", preservation_policy=policy)
-  return ocp.CheckpointManager(os.path.join(os.path.abspath(workdir), "checkpoints"), options=options)
+  saving, folder = [None], _folder(workdir)
+  finished = lambda: main and _list(folder, saving[0])
+  options = ocp.CheckpointManagerOptions(
+      best_fn=score, best_mode="min", preservation_policy=policy, cleanup_tmp_directories=True,
+      async_options=ocp.AsyncOptions(post_finalization_callback=finished))
+  return Writer(ocp.CheckpointManager(folder, options=options), saving)
 
 
-def save(manager, state, score):
-  """Starts an asynchronous save of `state` under its step; `score` (lower is better) decides which is kept as best."""
-  step = int(state.step)
-  if step not in manager.all_steps():
-    manager.save(step, args=ocp.args.Composite(state=ocp.args.StandardSave(state)), metrics={"score": float(score)})
+def save(writer, state, step, score):
+  """Starts an asynchronous save of `state` under `step`; `score` (lower is better) decides which is kept as best.
+
+  Raises:
+    InputError: when this save or the one before it could not be written; older checkpoints are intact.
+  """
+  with _explained(writer):
+    if step not in writer.manager.all_steps():
+      writer.manager.wait_until_finished()
+      writer.saving[0] = step
+      writer.manager.save(step, args=ocp.args.Composite(state=ocp.args.StandardSave(state)),
+                          metrics={"score": float(score)})
 
 
-def restore(manager, example, sharding):
-  """The newest readable checkpoint, or None when there is none.
+def check(writer):
+  """Raises InputError if a save that was under way has failed."""
+  with _explained(writer):
+    writer.manager.check_for_errors()
+
+
+def close(writer):
+  """Waits for the save that is under way and closes the folder. Raises InputError if it could not be written."""
+  with _explained(writer):
+    writer.manager.wait_until_finished()
+    writer.manager.close()
+
+
+class _explained:
+  """An error while saving becomes one line, with the checkpoint that is still there."""
+
+  def __init__(self, writer):
+    self._writer = writer
+
+  def __enter__(self):
+    return self
+
+  def __exit__(self, kind, error, trace):
+    if error is None or not isinstance(error, Exception):
+      return
+    text = str(error).splitlines()[0][:200] if str(error) else type(error).__name__
+    folder = self._writer.manager.directory
+    kept = [s for s in _steps(folder) if s != self._writer.saving[0]]
+    full = getattr(error, "errno", None) == errno.ENOSPC or "No space left" in str(error) or "ENOSPC" in str(error)
+    raise InputError(
+        f"checkpoint {self._writer.saving[0]} could not be written to {folder} ("
+        f"{'the disk is full' if full else text}); " + (f"checkpoint {kept[-1]} is intact" if kept else
+                                                          "there is none before it") +
+        ": make room and run the same command again") from error
+
+
+def _steps(folder):
+  """The finished checkpoints in a folder, oldest first."""
+  return sorted(int(n) for n in os.listdir(folder) if n.isdigit()) if os.path.isdir(folder) else []
+
+
+def _checksums(folder):
+  """{relative path: [bytes, crc32]} of every file below a folder but the list and what is written after it."""
+  found = {}
+  for root, _, names in os.walk(folder):
+    for name in names:
+      path = os.path.join(root, name)
+      if root != folder or name not in (_LISTING, *_LATE):
+        found[os.path.relpath(path, folder)] = [os.path.getsize(path), _crc(path)]
+  return found
+
+
+def _crc(path):
+  value = 0
+  with open(path, "rb") as f:
+    while block := f.read(_BLOCK):
+      value = zlib.crc32(block, value)
+  return value
+
+
+def _list(folder, step):
+  """Writes the list of a step that is about to take its name."""
+  unnamed, = glob.glob(os.path.join(glob.escape(folder), f"{step}.orbax-checkpoint-tmp*"))
+  listed = _checksums(unnamed)
+  with files.whole(os.path.join(unnamed, _LISTING)) as f:
+    json.dump(listed, f, indent=0, sort_keys=True)
+
+
+def problem(folder):
+  """What is wrong with the files of a checkpoint, in words; "" if nothing."""
+  try:
+    with open(os.path.join(folder, _LISTING)) as f:
+      listed = json.load(f)
+    found = _checksums(folder)
+  except (OSError, ValueError) as error:
+    return f"{_LISTING} cannot be read: {error}"
+  odd = sorted(p for p in set(listed) | set(found) if listed.get(p) != found.get(p))
+  odd += [name for name, sound in _LATE.items() if not _says(os.path.join(folder, name), sound)]
+  if not odd:
+    return ""
+  word = "not listed" if odd[0] in found and odd[0] not in listed else "missing or damaged"
+  return f"{odd[0]} is {word}" + (f", and {len(odd) - 1} more files" if len(odd) > 1 else "")
+
+
+def _says(path, sound):
+  try:
+    with open(path) as f:
+      return sound(f.read(), os.path.basename(os.path.dirname(path)))
+  except (OSError, ValueError):
+    return False
+
+
+def choose(workdir):
+  """Which checkpoint to go on from, and what is wrong with the newer ones.
+
+  Returns:
+    (step or None when there is none, [(newer step, problem)]).
+  Raises:
+    InputError: when there are checkpoints and all are damaged.
+  """
+  folder, odd = _folder(workdir), []
+  for step in reversed(_steps(folder)):
+    trouble = problem(os.path.join(folder, str(step)))
+    if not trouble:
+      return step, odd
+    odd.append((step, trouble))
+  if odd:
+    raise InputError(f"no checkpoint under {folder} is sound; newest: {odd[0][0]}, {odd[0][1]}; "
+                     "restore the files or give another --workdir")
+  return None, []
+
+
+def set_aside(workdir, steps):
+  """Moves checkpoints out of the way, to <workdir>/damaged/, since their steps will be written again."""
+  for step in steps:
+    target, i = os.path.join(workdir, "damaged", str(step)), 1
+    os.makedirs(os.path.dirname(target), exist_ok=True)
+    while os.path.exists(target):
+      target, i = os.path.join(workdir, "damaged", f"{step}.{i}"), i + 1
+    os.rename(os.path.join(_folder(workdir), str(step)), target)
+
+
+def restore(writer, step, example, sharding):
+  """One checkpoint, onto any devices.
 
   Args:
     example: a TrainState (arrays or shapes) with the tree, shapes and dtypes to restore into.
     sharding: where each leaf goes, so that another device count can read it.
   Raises:
-    InputError: when checkpoints exist and none can be read, naming the newest one's reason.
+    InputError: when it cannot be read into this tree.
   """
   abstract = jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=sharding), example)
-  skipped = []
-  for step in sorted(manager.all_steps(), reverse=True):
-    try:
-      args = ocp.args.Composite(state=ocp.args.StandardRestore(abstract))
-      return Restored(manager.restore(step, args=args)["state"], step, tuple(skipped))
-    except Exception as error:  # orbax raises many kinds for a damaged folder
-      skipped.append(f"{step}: {str(error).splitlines()[0][:200]}")
-  if skipped:
-    raise InputError(f"no checkpoint under {manager.directory} can be read; newest: {skipped[0]}; "
-                     "give another --workdir or restore the files")
-  return None
-
-
-def _best(manager, steps):
-  """The step with the lowest score, the newest among equals."""
-  return min(steps, key=lambda step: (manager.metrics(step)["score"], -step))
+  try:
+    args = ocp.args.Composite(state=ocp.args.StandardRestore(abstract))
+    return writer.manager.restore(step, args=args)["state"]
+  except Exception as error:  # orbax raises many kinds
+    raise InputError(f"checkpoint {step} under {writer.manager.directory} cannot be read "
+                     f"({str(error).splitlines()[0][:200]}): give another --workdir or restore the files") from error
 
 
 def load_for_inference(workdir, step=None):
-  """params and stats of a run, as NumPy, without knowing its structure.
+  """params and stats of a run, as NumPy, without knowing its structure; averaged parameters where the run has them.
 
   Args:
     step: which checkpoint; None is the best one.
@@ -82,20 +231,62 @@ def load_for_inference(workdir, step=None):
   Raises:
     InputError: when the run has no such checkpoint.
   """
-  if not os.path.isdir(os.path.join(workdir, "checkpoints")):
+  folder = _folder(workdir)
+  if not os.path.isdir(folder):
     raise InputError(f"{workdir!r} holds no checkpoints: train first, or give the --workdir of a training run")
-  with open_manager(workdir) as manager:
+  with ocp.CheckpointManager(folder, options=ocp.CheckpointManagerOptions(read_only=True)) as manager:
     steps = sorted(manager.all_steps())
     if not steps or (step is not None and step not in steps):
-      raise InputError(f"no checkpoint {'' if step is None else step} under {manager.directory}: it has {steps}")
-    step = _best(manager, steps) if step is None else step
-    folder = os.path.join(manager.directory, str(step), "state")
-  reader = ocp.PyTreeCheckpointer()
+      raise InputError(f"no checkpoint {'' if step is None else step} under {folder}: it has {steps}")
+    step = min(steps, key=lambda s: (manager.metrics(s)["score"], -s)) if step is None else step
+  if trouble := problem(os.path.join(folder, str(step))):
+    raise InputError(f"checkpoint {step} under {folder} is damaged ({trouble}): choose another of {steps} with --step")
+  reader, item = ocp.PyTreeCheckpointer(), os.path.join(folder, str(step), "state")
   try:
-    tree = reader.metadata(folder).item_metadata.tree
+    tree = reader.metadata(item).item_metadata.tree
     args = jax.tree.map(lambda _: ocp.RestoreArgs(restore_type=np.ndarray), tree)
-    whole = reader.restore(folder, args=ocp.args.PyTreeRestore(restore_args=args))
+    whole = reader.restore(item, args=ocp.args.PyTreeRestore(restore_args=args))
   except Exception as error:
-    raise InputError(f"checkpoint {folder} cannot be read ({str(error).splitlines()[0][:200]}): "
+    raise InputError(f"checkpoint {item} cannot be read ({str(error).splitlines()[0][:200]}): "
                      "choose another with --step") from error
-  return {"params": whole["params"], "stats": whole.get("stats", {})}, step
+  return {"params": whole.get("ema") or whole["params"], "stats": whole.get("stats", {})}, step
+
+
+def warm_start(state, workdir, step=None):
+  """A fresh state with the networks of another run: their params and stats, never its step or optimiser.
+
+  Args:
+    state: fresh. Networks that the other run does not have stay as they are.
+    workdir: of the other run; step: None is its best checkpoint.
+  Returns:
+    (state, one line that says what was taken).
+  Raises:
+    InputError: when no network is shared, or one's parameters differ, naming the odd ones.
+  """
+  loaded, step = load_for_inference(workdir, step)
+  shared = [n for n in state.params if n in loaded["params"]]
+  if not shared:
+    raise InputError(f"{workdir!r} has networks {', '.join(loaded['params'])}, this run {', '.join(state.params)}: "
+                     "nothing to start from")
+  params, stats, ema = dict(state.params), dict(state.stats), dict(state.ema)
+  for name in shared:
+    params[name] = _fitted(params[name], loaded["params"][name], workdir, name)
+    if name in ema:
+      ema[name] = jax.tree.map(np.copy, params[name])
+    if name in stats and name in loaded["stats"]:
+      stats[name] = _fitted(stats[name], loaded["stats"][name], workdir, name)
+  return (state.replace(params=params, stats=stats, ema=ema),
+          f"started from step {step} of {workdir}: {', '.join(shared)}")
+
+
+def _fitted(example, loaded, workdir, name):
+  """`loaded` in the tree of `example`; InputError when names or shapes differ."""
+  keyed = lambda tree: {jax.tree_util.keystr(path, simple=True, separator="/"): leaf
+                        for path, leaf in jax.tree_util.tree_flatten_with_path(tree)[0]}
+  want, have = keyed(example), keyed(loaded)
+  odd = sorted(k for k in want.keys() | have.keys() if k not in want or k not in have or want[k].shape != have[k].shape)
+  if odd:
+    more = f" and {len(odd) - 4} more" if len(odd) > 4 else ""
+    raise InputError(f"network {name!r} of {workdir!r} is another one: {', '.join(odd[:4])}{more} differ: give both "
+                     "runs the same config.net")
+  return jax.tree.unflatten(jax.tree.structure(example), [np.asarray(have[k], leaf.dtype) for k, leaf in want.items()])

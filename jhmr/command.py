@@ -1,12 +1,14 @@
 """What every `python -m jhmr.<command>` shares: exit codes, configs from the command line, and how two configs differ.
 
-Exit codes: 0 done, 1 a bug (with its traceback), 2 something the user can mend (one line), 130 interrupted.
+Exit codes: 0 done, 1 a bug (with its traceback), 2 something the user can mend (one line), 130 interrupted; those of
+training with several processes or on machines that may be taken away are in `distributed`.
 """
 
 import difflib
 import json
 import os
 import sys
+from typing import NamedTuple
 
 from absl import flags
 from jhmr.errors import InputError
@@ -15,8 +17,21 @@ from ml_collections import config_flags
 
 EXIT_INPUT = 2
 # May differ between a run and its resumption: they change what is reported and when, not what is learnt,
-# except num_steps, which lets a finished run go on.
-FREE_ON_RESUME = ("num_steps", "eval_batches", "log_every", "eval_every", "checkpoint_every", "keep", "parallel")
+# except duration, which lets a finished run go on.
+FREE_ON_RESUME = ("duration", "eval_batches", "log_every", "eval_every", "checkpoint_every", "keep", "parallel",
+                  "skip_bad_steps", "warm_start", "stuck_after_s", "data.num_workers", "data.num_threads",
+                  "data.max_bad_share")
+
+
+_OPTIONS = "--config, --workdir, --config.key=value, --profile, --coordinator, --num_processes and --process_id"
+
+
+class Options(NamedTuple):
+  """What the command line says besides the config."""
+  profile: bool = False
+  coordinator: str = ""
+  num_processes: int = 0
+  process_id: int = -1
 
 
 def run(main):
@@ -32,10 +47,10 @@ def run(main):
 
 
 def parse_config(argv):
-  """Reads `--config FILE[:MODE] [--workdir DIR] [--config.key=value ...]`.
+  """Reads `--config FILE[:MODE] [--workdir DIR] [--config.key=value ...]` and the options of a training run.
 
   Returns:
-    (config, workdir); config is a locked ConfigDict, workdir defaults to runs/<config name>[-<mode>].
+    (config, workdir, options); config is a locked ConfigDict, workdir defaults to runs/<config name>[-<mode>].
   Raises:
     InputError: for an unknown flag or key (with the nearest one that exists), a file that is not a config,
       or a value of the wrong type.
@@ -50,7 +65,8 @@ def parse_config(argv):
   _check_keys(argv, file, flatten(_parse([argv[0], f"--config={path}"], path).config))
   values = _parse(argv, path)
   name = os.path.splitext(os.path.basename(file))[0] + (f"-{mode}" if mode else "")
-  return values.config, os.path.abspath(values.workdir or os.path.join("runs", name))
+  options = Options(values.profile, values.coordinator, values.num_processes, values.process_id)
+  return values.config, os.path.abspath(values.workdir or os.path.join("runs", name)), options
 
 
 def _parse(argv, path):
@@ -58,16 +74,20 @@ def _parse(argv, path):
   values = flags.FlagValues()
   config_flags.DEFINE_config_file("config", None, "the experiment: FILE.py[:MODE]", flag_values=values, sys_argv=argv)
   flags.DEFINE_string("workdir", None, "where everything is written; default runs/<config name>", flag_values=values)
+  flags.DEFINE_boolean("profile", False, "write a trace of a few steps to <workdir>/profile", flag_values=values)
+  flags.DEFINE_string("coordinator", "", "HOST:PORT of process 0; TPU pods and SLURM are detected", flag_values=values)
+  flags.DEFINE_integer("num_processes", 0, "how many processes train together", flag_values=values)
+  flags.DEFINE_integer("process_id", -1, "which of them this is", flag_values=values)
   try:
     rest = values(argv)
     if not isinstance(values.config, ml_collections.ConfigDict):  # absl reads the file and its overrides here
       raise TypeError("get_config() is missing or does not return a ConfigDict")
   except flags.UnrecognizedFlagError as error:
-    raise InputError(f"{error}: options are --config, --workdir and --config.key=value") from error
+    raise InputError(f"{error}: options are {_OPTIONS}") from error
   except Exception as error:  # the config file is the user's code: it may raise anything
     raise InputError(f"config {path!r}: {error}") from error
   if len(rest) > 1:
-    raise InputError(f"unexpected argument {rest[1]!r}: options are --config, --workdir and --config.key=value")
+    raise InputError(f"unexpected argument {rest[1]!r}: options are {_OPTIONS}")
   return values
 
 

@@ -34,7 +34,7 @@ def open_splits(config, assets, mapper, names=None):
   """{name: batches}; batches(assets) yields the split's whole batches on the devices, required fields only."""
 
   def opened(name):
-    split = source_lib.open_split(config, assets, name)
+    split = source_lib.open_split(config, assets, name, mapper.process_index, mapper.process_count)
     needed = lambda batch: {k: v for k, v in batch.items() if spec.FIELDS[k].required}
     prepare = mapper.rows(lambda state, batch, assets: needed(split.on_device(batch, assets)))
 

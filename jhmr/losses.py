@@ -16,7 +16,23 @@ import jax.numpy as jnp
 from jhmr.state import AXIS
 
 
-def masked_mean(values, weight, axis_name=AXIS):
+def totals(weights, axis_name=AXIS):
+  """Sums over the batch of all devices, in one collective: what `masked_mean` divides by.
+
+  A loss that is computed in parts of a batch (`optim.accumulate`) needs them of the whole batch, before the first part.
+
+  Args:
+    weights: {name: [B, ...]}, functions of the batch alone.
+    axis_name: the mapped axis; None outside of one.
+  Returns:
+    {name: []} float32.
+  Source: the denominators of `masked_mean`.
+  """
+  sums = {name: jnp.sum(w.astype(jnp.float32)) for name, w in weights.items()}
+  return sums if axis_name is None else jax.lax.psum(sums, axis_name)
+
+
+def masked_mean(values, weight, axis_name=AXIS, total=None):
   """Weighted mean over the batch of all devices, in the form whose averaged gradient is right.
 
   Each device returns its own sum * devices / the weight of all devices. The mean of that over devices is the weighted
@@ -26,6 +42,7 @@ def masked_mean(values, weight, axis_name=AXIS):
     values: [B, ...] one number per example (and sample).
     weight: the same shape, or [B]; >= 0. Examples of weight 0 count for nothing, whatever their value.
     axis_name: the mapped axis; None outside of one.
+    total: [] the weight of all devices, broadcast to the shape of values, if `totals` has it already.
   Returns:
     [] float32; 0 with zero gradient when nobody has a label.
   Raises:
@@ -37,9 +54,9 @@ def masked_mean(values, weight, axis_name=AXIS):
     raise ValueError(f"weight {weight.shape} does not fit values {values.shape}")
   weight = jax.lax.stop_gradient(weight).reshape(weight.shape + (1,) * (values.ndim - weight.ndim))
   weight = jnp.broadcast_to(weight, values.shape).astype(jnp.float32)
-  total, devices = jnp.sum(weight), 1.0
-  if axis_name is not None:
-    total, devices = jax.lax.psum(total, axis_name), jax.lax.psum(1.0, axis_name)
+  if total is None:
+    total = totals({"": weight}, axis_name)[""]
+  devices = 1.0 if axis_name is None else jax.lax.psum(1.0, axis_name)
   values = jnp.where(weight > 0, values, 0.0)  # an unlabelled example may have any value, infinity too
   return devices * jnp.sum(values * weight) / jnp.where(total > 0, total, 1.0)
 

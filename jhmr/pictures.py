@@ -3,6 +3,7 @@
 import os
 
 import cv2
+from jhmr import files
 from jhmr.body import camera, draw, smpl
 from jhmr.data import images
 from jhmr.errors import InputError
@@ -22,9 +23,8 @@ def write(path, image):
   ok, encoded = cv2.imencode(extension, bgr)
   if not ok:
     raise InputError(f"cannot write a picture as {extension!r}: use .png or .jpg")
-  with open(path + ".tmp", "wb") as f:
+  with files.whole(path, "wb") as f:
     f.write(encoded.tobytes())
-  os.replace(path + ".tmp", path)
 
 
 def panels(crop, body, faces, prediction, hypothesis=0):

@@ -1,26 +1,66 @@
-"""What a run says: stdout lines, metrics.jsonl, TensorBoard event files."""
+"""What a run says: stdout lines, metrics.jsonl, timing.jsonl, TensorBoard event files, and a log of every process.
+
+Only process 0 writes the reports; every process has <workdir>/logs/process_<i>.log. metrics.jsonl holds what a run
+computes, the same for every run of a config; timing.jsonl what it took this time.
+"""
 
 import json
+import logging
 import os
-import time
+import sys
 from typing import NamedTuple
 
+from jhmr import files
 import numpy as np
+
+LOG = logging.getLogger("jhmr")
+
+
+def _to_console(record):
+  line = record.getMessage()
+  if record.levelno < logging.WARNING:
+    print(line, flush=True)
+  else:
+    print(f"{record.levelname.lower()}: {line}", file=sys.stderr, flush=True)
+
+
+_console = logging.Handler()
+_console.emit = _to_console
+LOG.setLevel(logging.INFO)
+LOG.propagate = False
+LOG.addHandler(_console)
 
 
 class Report(NamedTuple):
   workdir: str
-  events: object      # tensorboardX writer
+  events: object      # tensorboardX writer; None on processes that write no reports
   num_steps: int
-  marks: list         # [(step, monotonic seconds)]: when the clock started; after the first step, which compiles
 
 
-def open_report(workdir, start_step, num_steps):
+def open_log(workdir, index):
+  """Sends what this process says to its log as well; only process 0 keeps speaking to the console, all warn there."""
+  os.makedirs(os.path.join(workdir, "logs"), exist_ok=True)
+  handler = logging.FileHandler(os.path.join(workdir, "logs", f"process_{index}.log"))
+  handler.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(message)s"))
+  LOG.addHandler(handler)
+  _console.setLevel(logging.INFO if index == 0 else logging.WARNING)
+  return handler
+
+
+def close_log(handler):
+  LOG.removeHandler(handler)
+  handler.close()
+  _console.setLevel(logging.INFO)
+
+
+def open_report(workdir, start_step, num_steps, main=True):
   """Opens the reports of a run that goes on from start_step; what an interrupted run wrote beyond it is dropped."""
+  if not main:
+    return Report(workdir, None, num_steps)
   from tensorboardX import SummaryWriter  # protobuf: only the process that writes reports pays for it
-  _truncate(os.path.join(workdir, "metrics.jsonl"), start_step)
-  events = SummaryWriter(os.path.join(workdir, "events"), purge_step=start_step + 1)
-  return Report(workdir, events, num_steps, [])
+  for name in ("metrics.jsonl", "timing.jsonl"):
+    _truncate(os.path.join(workdir, name), start_step)
+  return Report(workdir, SummaryWriter(os.path.join(workdir, "events"), purge_step=start_step + 1), num_steps)
 
 
 def _truncate(path, last_step):
@@ -29,43 +69,36 @@ def _truncate(path, last_step):
     return
   with open(path) as f:
     kept = [line for line in f if line.endswith("\n") and json.loads(line)["step"] <= last_step]
-  with open(path + ".tmp", "w") as f:
+  with files.whole(path) as f:
     f.writelines(kept)
-  os.replace(path + ".tmp", path)
 
 
-def scalars(report, step, kind, values):
-  """Writes {name: number} of one step to metrics.jsonl and the event file; `kind` is "train" or a split's name."""
+def scalars(report, step, kind, values, file="metrics.jsonl"):
+  """Writes {name: number} of one step to a file of lines and the event file; `kind` is "train", a split's name, ..."""
+  if report.events is None:
+    return
   values = {k: float(v) for k, v in values.items()}
-  with open(os.path.join(report.workdir, "metrics.jsonl"), "a") as f:
+  with open(os.path.join(report.workdir, file), "a") as f:
     f.write(json.dumps({"step": step, "kind": kind} | values) + "\n")
   for name, value in values.items():
     report.events.add_scalar(f"{kind}/{name}", value, step)
 
 
-def progress(report, step, metrics):
-  """One stdout line: step, loss terms, steps per second and the time left."""
+def progress(report, step, metrics, pace):
+  """One line: step, loss terms, and what `pace` says of speed and time left."""
   terms = "  ".join(f"{k} {float(v):.4g}" for k, v in metrics.items())
-  say(f"step {step}/{report.num_steps}  {terms}  [{pace(report, step)}]")
-
-
-def pace(report, step):
-  """'2.50 steps/s, 0:03:20 left', counted from the end of the first step, which compiles."""
-  report.marks or report.marks.append((step, time.monotonic()))
-  first, since = report.marks[0]
-  if step == first:
-    return "compiled"
-  rate = (step - first) / max(time.monotonic() - since, 1e-9)
-  return f"{rate:.2f} steps/s, {clock((report.num_steps - step) / rate)} left"
+  say(f"step {step}/{report.num_steps}  {terms}  [{pace}]")
 
 
 def picture(report, step, name, image):
   """Writes one uint8 RGB image [H, W, 3] to the event file."""
-  report.events.add_image(name, np.asarray(image), step, dataformats="HWC")
+  if report.events is not None:
+    report.events.add_image(name, np.asarray(image), step, dataformats="HWC")
 
 
 def close(report):
-  report.events.close()
+  if report.events is not None:
+    report.events.close()
 
 
 def clock(seconds):
@@ -76,7 +109,11 @@ def clock(seconds):
 
 
 def say(line):
-  print(line, flush=True)
+  LOG.info("%s", line)
+
+
+def warn(line):
+  LOG.warning("%s", line)
 
 
 def table(rows, columns):

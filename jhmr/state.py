@@ -27,6 +27,8 @@ class TrainState:
   opt_state: dict[str, Any]  # the same keys
   stats: dict[str, Any]      # batch-norm moments, the same keys; {} when unused
   memory: dict[str, Any]     # what a system remembers between steps; {} when unused
+  ema: dict[str, Any] = struct.field(default_factory=dict)  # moving average of params; {} when unused
+  skipped: Any = None        # [] int32, updates left out because they were not finite; see guard.py
 
 
 @struct.dataclass
@@ -45,5 +47,7 @@ class Prediction:
 class System(NamedTuple):
   """The three functions of a method; `jhmr/systems/<name>.py:build(config)` returns one."""
   init: Callable     # (rng, batch, assets) -> TrainState; sees a real batch
-  step: Callable     # (state, batch, assets) -> (TrainState, metrics {name: [] float32})
+  # (state, batch, assets) -> (TrainState, metrics {name: [] float32}); the metrics are the same on every device and hold
+  # the loss, its terms and the norm of every gradient, so that a step is sound exactly when all of them are finite
+  step: Callable
   predict: Callable  # (state, batch, assets) -> Prediction

@@ -21,7 +21,7 @@ def finished_run(tmp_path_factory):
   """The workdir of a smoke run that ended well."""
   from jhmr import command, train  # jax starts here, after the settings above
   smoke = pathlib.Path(__file__).parent.parent / "configs" / "quickstart.py"
-  config, _ = command.parse_config(["x", f"--config={smoke}:smoke"])
+  config, _, _ = command.parse_config(["x", f"--config={smoke}:smoke"])
   workdir = tmp_path_factory.mktemp("finished") / "run"
   train.train(config, str(workdir))
   return workdir

@@ -21,7 +21,7 @@ def config_file(tmp_path):
 
 
 def test_overrides_and_mode_reach_the_config(config_file):
-  config, workdir = command.parse_config(
+  config, workdir, _ = command.parse_config(
       ["x", "--config", config_file + ":smoke", "--config.optim.learning_rate=3", "--config.splits=('a', 'b')"])
   assert (config.num_steps, config.optim.learning_rate, config.splits) == (2, 3.0, ("a", "b"))
   assert workdir.endswith("runs/tiny-smoke")
@@ -78,7 +78,7 @@ def test_run_lets_bugs_keep_their_traceback():
 
 
 def test_config_survives_json_and_other_configs_are_refused(config_file, tmp_path):
-  config, _ = command.parse_config(["x", f"--config={config_file}"])
+  config, _, _ = command.parse_config(["x", f"--config={config_file}"])
   (tmp_path / "config.json").write_text(command.to_json(config))
   old = command.read_config(str(tmp_path))
   assert old.splits == ("val",)

@@ -78,7 +78,7 @@ def start(workdir, *overrides):
                           stdout=subprocess.PIPE, stderr=subprocess.PIPE)
 
 
-LONG = ("num_steps=12", "checkpoint_every=3", "log_every=1", "eval_every=100")
+LONG = ("duration=12", "checkpoint_every=3", "log_every=1", "eval_every=100")
 
 
 def test_a_run_killed_in_the_middle_ends_bitwise_where_an_uninterrupted_one_does(tmp_path):
@@ -151,6 +151,6 @@ def test_a_wrong_config_key_exits_with_code_two_and_one_line(tmp_path):
 
 
 def test_a_loss_that_is_not_finite_stops_the_run_and_names_the_term(tmp_path):
-  config = config_of("optim.learning_rate=1e30", "optim.clip_norm=0.0", "num_steps=4", "log_every=1")
+  config = config_of("optim.learning_rate=1e30", "optim.clip_norm=0.0", "duration=4", "log_every=1")
   with pytest.raises(InputError, match="not finite"):
     train.train(config, str(tmp_path / "run"))

@@ -9,11 +9,10 @@ and, where a file or its neighbours have them, those of `OPTIONAL`.
 """
 
 import io
-import os
 import pathlib
 import pickle
-import tempfile
 
+from jhmr import files
 from jhmr.body import joints
 from jhmr.body import pickles
 from jhmr.errors import InputError
@@ -274,14 +273,7 @@ def write_body_file(path, arrays):
 def _write_atomically(path, data):
   """A reader sees the old file or the new one, never half of one."""
   try:
-    handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=path.name, suffix=".part")
-    try:
-      with os.fdopen(handle, "wb") as file:
-        file.write(data)
-      os.chmod(temporary, 0o644)
-      os.replace(temporary, path)
-    except BaseException:
-      os.unlink(temporary)
-      raise
+    with files.whole(path, "wb") as file:
+      file.write(data)
   except OSError as error:
     raise InputError(f"body model {str(path)!r} cannot be written: {error.strerror}") from error

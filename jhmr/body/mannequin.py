@@ -11,11 +11,11 @@ import argparse
 import hashlib
 import os
 import pathlib
-import tempfile
 import zipfile
 
 import numpy as np
 
+from jhmr import files
 from jhmr.body import joints, mesh
 
 SIZES = {"full": dict(num=6890, pitch=0.0200, fingers=True, coarse=1723),
@@ -40,9 +40,8 @@ def arrays(size="full"):
   made = make(**SIZES[size])
   try:
     path.parent.mkdir(parents=True, exist_ok=True)
-    with tempfile.NamedTemporaryFile(dir=path.parent, suffix=".npz", delete=False) as f:
+    with files.whole(path, "wb") as f:
       np.savez(f, **made)
-    os.replace(f.name, path)
   except OSError:
     pass
   return made

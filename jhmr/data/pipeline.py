@@ -80,7 +80,7 @@ def open_training(config, process_index=0, process_count=1):
   local = config.batch_size // process_count
   first = lambda i: i * config.batch_size + process_index * local
   batch = _prefetched(lambda i, row: ready[first(i) + row], local, config.data.get("num_threads", 8))
-  return Source(batch, _finish, len(data), -(-len(data) // config.batch_size))
+  return Source(batch, _finish, len(data), -(-len(data) // config.batch_size), epoch=len(data))
 
 
 def open_evaluation(config, name, process_index=0, process_count=1):

@@ -7,6 +7,8 @@
 `on_device` is pure and turns it into the full batch of `data.spec`, for one device's part of it too.
 """
 
+import collections
+import concurrent.futures
 import difflib
 import math
 from typing import Callable, NamedTuple
@@ -26,6 +28,9 @@ class Source(NamedTuple):
   on_device: Callable  # (batch, assets) -> batch of spec.FIELDS; pure, for jit and for each device
   size: int            # examples; of the endless stream, those before indices repeat
   num_batches: int     # ceil(size / batch_size)
+  epoch: int = 0       # examples of an epoch; 0 where the data never end
+  stats: Callable = dict                # -> {name: number} of what has been read so far, for the log
+  close: Callable = lambda: None        # ends threads and processes
 
 
 def settings(config):
@@ -108,6 +113,19 @@ def open_split(config, assets, name, process_index=0, process_count=1):
     return full | {"mask": batch["mask"]}
 
   return Source(batch, on_device, size, math.ceil(size / config.batch_size))
+
+
+def ahead(batch, start, stop, depth=2):
+  """Yields batch(start), ..., batch(stop - 1), each prepared in another thread up to `depth` before it is asked for."""
+  pool = concurrent.futures.ThreadPoolExecutor(1, thread_name_prefix="jhmr-feed")
+  pending = collections.deque(pool.submit(batch, i) for i in range(start, min(start + depth, stop)))
+  try:
+    for i in range(start, stop):
+      if i + depth < stop:
+        pending.append(pool.submit(batch, i + depth))
+      yield pending.popleft().result()
+  finally:
+    pool.shutdown(wait=False, cancel_futures=True)
 
 
 def _local_size(config, process_count):

@@ -21,6 +21,8 @@ Differs from the authors' code:
   - 3D joint errors are weighted by confidence; there are as many real poses as images, not three times as many.
 """
 
+import functools
+
 import jax
 import jax.numpy as jnp
 from jhmr import losses
@@ -77,37 +79,47 @@ def decode(estimates):
   return rotations.six_d_to_matrix(six_d.reshape(*six_d.shape[:-1], -1, 6), "spin"), betas, cam
 
 
-def image_terms(pose, betas, cam, batch, assets, weights, supervision):
+def label_weights(batch, weights, supervision):
+  """What each example weighs in each loss's mean: {name: [B]}, of the batch alone.
+
+  Args:
+    weights: {name: number} of the losses; those of weight 0 are left out.
+  """
+  visible = losses.visible_count(batch["keypoints2d"][:, JOINTS_2D[supervision], 2])
+  everyone = jnp.ones_like(batch["mask"])
+  labelled = {"keypoints2d": visible if supervision == "hmr" else everyone, "keypoints3d": batch["has_keypoints3d"],
+              "pose": batch["has_pose"], "betas": batch["has_betas"], "camera": everyone,
+              "vertices": batch["has_pose"] * batch["has_betas"], "adversarial": everyone}
+  return {name: batch["mask"] * weight for name, weight in labelled.items() if weights[name]}
+
+
+def image_terms(pose, betas, cam, batch, assets, weights, supervision, totals=None):
   """The losses of the last estimate, each averaged over those examples of all devices that have its label.
 
   Args:
     pose: [B, 24, 3, 3], betas: [B, L], cam: [B, 3].
     weights: {name: number}; terms of weight 0 are left out.
+    totals: of `label_weights` over the whole batch, when this one is a part of it.
   Returns:
     {name: []}.
   Source: HMR, Eq. 3 to 6; SPIN, authors' `train/trainer.py` for the camera and vertex terms.
   """
-  mask, two, three = batch["mask"], JOINTS_2D[supervision], JOINTS_3D[supervision]
+  two, three = JOINTS_2D[supervision], JOINTS_3D[supervision]
   body = assets["keypoint_body"]
   points = smpl.keypoints(body, smpl.forward(body, betas, pose), "spin49")
   projected, labels2d = camera.project_crop(points, cam)[:, two], batch["keypoints2d"][:, two]
-  if supervision == "hmr":
-    error2d, weight2d = losses.keypoints2d(projected, labels2d), losses.visible_count(labels2d[..., 2])
-  else:
-    error2d, weight2d = losses.keypoints2d_squared(projected, labels2d), jnp.ones_like(mask)
+  error2d = losses.keypoints2d if supervision == "hmr" else losses.keypoints2d_squared
   labels = jnp.concatenate([batch["global_orient"], batch["body_pose"]], axis=1)
-  values = {
-      "keypoints2d": (error2d, weight2d),
-      "keypoints3d": (losses.keypoints3d(points[:, three], batch["keypoints3d"][:, three], HIPS),
-                      batch["has_keypoints3d"]),
-      "pose": (losses.pose(pose, labels), batch["has_pose"]),
-      "betas": (losses.betas(betas, batch["betas"]), batch["has_betas"]),
-      "camera": (losses.camera(cam), jnp.ones_like(mask))}
+  errors = {"keypoints2d": error2d(projected, labels2d),
+            "keypoints3d": losses.keypoints3d(points[:, three], batch["keypoints3d"][:, three], HIPS),
+            "pose": losses.pose(pose, labels), "betas": losses.betas(betas, batch["betas"]),
+            "camera": losses.camera(cam)}
   if weights["vertices"]:  # the only term that needs the full mesh
     mesh = lambda b, p: smpl.forward(assets["body"], b, p).vertices
-    values["vertices"] = (losses.vertices(mesh(betas, pose), mesh(batch["betas"], labels)),
-                          batch["has_pose"] * batch["has_betas"])
-  return {n: losses.masked_mean(error, mask * weight) for n, (error, weight) in values.items() if weights[n]}
+    errors["vertices"] = losses.vertices(mesh(betas, pose), mesh(batch["betas"], labels))
+  counted = label_weights(batch, weights, supervision)
+  totals = totals or losses.totals(counted)
+  return {n: losses.masked_mean(error, counted[n], total=totals[n]) for n, error in errors.items() if weights[n]}
 
 
 def scores_of(critic, params, pose, betas):
@@ -143,31 +155,41 @@ def build(config):
   check(config)
   net, weights = regressor.ImageRegressor(**config.net, axis_name=AXIS), dict(config.weights)
   critic = Critic() if weights["adversarial"] else None
-  txs = {"net": optim.make_optimizer(config.optim, config.num_steps)}
-  if critic:
-    txs["critic"] = optim.make_optimizer(config.critic_optim, config.num_steps)
+  num_parts = config.get("accumulate", 1)
+
+  @functools.cache
+  def optimizers():  # only training needs them, and the length of the run
+    txs = {"net": optim.make_optimizer(config.optim, config.num_steps)}
+    return txs | ({"critic": optim.make_optimizer(config.critic_optim, config.num_steps)} if critic else {})
 
   def init(rng, batch, assets):
-    fresh = jax.jit(lambda rng, image, betas, mean: _fresh_state(net, critic, txs, rng, image, betas, mean))
+    fresh = jax.jit(lambda rng, image, betas, mean: _fresh_state(net, critic, optimizers(), rng, image, betas, mean))
     return fresh(rng, batch["image"][:1], batch["betas"][:1], assets["mean"])
+
+  def net_loss(params, stats, critic_params, batch, assets, totals, key):
+    estimates, new = net.apply({"params": params, "batch_stats": stats}, batch["image"], start_values(assets["mean"]),
+                               True, rngs={"dropout": key}, mutable=["batch_stats"])
+    pose, betas, cam = decode(estimates)
+    terms = image_terms(pose[:, -1], betas[:, -1], cam[:, -1], batch, assets, weights, config.supervision, totals)
+    if critic:
+      fakes = losses.adversarial(scores_of(critic, critic_params, pose, betas))
+      each = fakes.shape[1]  # the mean is over the estimates of all iterations
+      terms["adversarial"] = losses.masked_mean(fakes, batch["mask"], total=each * totals["adversarial"])
+    loss = losses.weigh(weights, terms)
+    return loss, ({"loss": loss} | terms, new["batch_stats"], (pose, betas))
 
   def step(state, batch, assets):
     key = jax.random.fold_in(jax.random.key(config.seed), state.step)
     key = jax.random.fold_in(key, jax.lax.axis_index(AXIS))  # devices drop different units
+    totals = losses.totals(label_weights(batch, weights, config.supervision))
 
-    def net_loss(params):
-      estimates, new = net.apply({"params": params, "batch_stats": state.stats["net"]}, batch["image"],
-                                 start_values(assets["mean"]), True, rngs={"dropout": key}, mutable=["batch_stats"])
-      pose, betas, cam = decode(estimates)
-      terms = image_terms(pose[:, -1], betas[:, -1], cam[:, -1], batch, assets, weights, config.supervision)
-      if critic:
-        scores = scores_of(critic, state.params["critic"], pose, betas)
-        terms["adversarial"] = losses.masked_mean(losses.adversarial(scores), batch["mask"])
-      loss = losses.weigh(weights, terms)
-      return loss, ({"loss": loss} | terms, new["batch_stats"], (pose, betas))
+    def part(stats, batch, index):
+      grads, (metrics, stats, fakes) = jax.grad(net_loss, has_aux=True)(
+          state.params["net"], stats, state.params.get("critic"), batch, assets, totals, jax.random.fold_in(key, index))
+      return stats, ((grads, metrics), fakes)
 
     grads = {}
-    grads["net"], (metrics, stats, fakes) = jax.grad(net_loss, has_aux=True)(state.params["net"])
+    stats, (grads["net"], metrics), fakes = optim.accumulate(part, state.stats["net"], batch, num_parts)
     if critic:
       metrics["critic"], grads["critic"] = jax.value_and_grad(
           lambda params: critic_loss(critic, params, fakes, batch))(state.params["critic"])
@@ -177,7 +199,7 @@ def build(config):
     metrics |= {f"grad_norm_{name}": optax.tree.norm(g) for name, g in grads.items()}
 
     params, opt_state = {}, {}
-    for name, tx in txs.items():
+    for name, tx in optimizers().items():
       updates, opt_state[name] = tx.update(grads[name], state.opt_state[name], state.params[name])
       params[name] = optax.apply_updates(state.params[name], updates)
     return state.replace(step=state.step + 1, params=params, opt_state=opt_state, stats={"net": stats}), metrics
