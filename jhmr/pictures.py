@@ -14,6 +14,7 @@ SIDE_PX = 224           # every panel of a sheet
 SIDE_M = 2.1            # of the world, across a side view
 COLOR = (150, 185, 220)  # RGB of a predicted body
 TRUTH = (165, 205, 160)  # RGB of a labelled one
+_forward = jax.jit(smpl.forward)  # one program, not a hundred small ones
 
 
 def write(path, image):
@@ -38,7 +39,7 @@ def panels(crop, body, faces, prediction, hypothesis=0):
     a list of two uint8 images [SIDE_PX, SIDE_PX, 3].
   """
   pose = np.concatenate([prediction.global_orient[hypothesis], prediction.body_pose[hypothesis]])
-  posed = smpl.forward(body, prediction.betas[hypothesis], pose)
+  posed = _forward(body, prediction.betas[hypothesis], pose)
   vertices = np.asarray(posed.vertices + camera.weak_to_translation(prediction.camera[hypothesis]))
   scale = SIDE_PX / camera.CROP_PX
   drawn = draw.body_picture(vertices, faces, camera.FOCAL_PX * scale, (SIDE_PX / 2,) * 2, (SIDE_PX, SIDE_PX), COLOR)
@@ -68,7 +69,7 @@ def prediction_sheet(predict, state, batch, assets, num=12):
     crop = images.to_uint8(batch["image"][i])
     one = jax.tree.map(lambda x: x[i], prediction)
     pose = np.concatenate([batch["global_orient"][i], batch["body_pose"][i]])
-    truth = smpl.forward(assets["body"], batch["betas"][i], pose)
+    truth = _forward(assets["body"], batch["betas"][i], pose)
     rows += [cv2.resize(crop, (SIDE_PX, SIDE_PX)), *panels(crop, assets["body"], faces, one),
              side_panel(np.asarray(truth.vertices), faces, TRUTH)]
   return draw.grid(rows, columns=8, labels=["input", "predicted", "from the side", "truth, side"] * (len(rows) // 4))

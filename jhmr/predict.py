@@ -25,6 +25,7 @@ import numpy as np
 
 EXTENSIONS = (".jpg", ".jpeg", ".png", ".webp", ".bmp")
 BATCH = 16
+_forward = jax.jit(smpl.forward)
 
 
 def read_image(path):
@@ -114,7 +115,7 @@ def outputs(person, prediction, assets, focal_px):
   transl = camera.crop_to_full(prediction.camera, person["box_center_px"], person["box_size_px"],
                                person["image_size"], focal)
   pose = np.concatenate([prediction.global_orient, prediction.body_pose], axis=1)
-  posed = smpl.forward(assets["body"], prediction.betas, pose, transl)
+  posed = _forward(assets["body"], prediction.betas, pose, transl)
   return {"global_orient": prediction.global_orient, "body_pose": prediction.body_pose, "betas": prediction.betas,
           "camera": prediction.camera, "log_prob": prediction.log_prob, "transl_m": np.asarray(transl),
           "joints_cam_m": np.asarray(posed.joints), "focal_px": np.float32(focal),

@@ -173,7 +173,8 @@ def _loop(run, state):
       report.progress(run.log, step, metrics, pace.text(found, config.num_steps - step) if found else "compiled")
       if due(config.log_every, step):
         report.scalars(run.log, step, "train", metrics)
-        report.scalars(run.log, step, "timing", (found or {}) | source.stats(), "timing.jsonl")
+        if found:
+          report.scalars(run.log, step, "timing", found | source.stats(), "timing.jsonl")
       last = now
     stop = distributed.preempted(run.cluster, step)
     before = time.monotonic()

@@ -25,3 +25,12 @@ def finished_run(tmp_path_factory):
   workdir = tmp_path_factory.mktemp("finished") / "run"
   train.train(config, str(workdir))
   return workdir
+
+
+@pytest.fixture(scope="session")
+def data_set(tmp_path_factory):
+  """A folder of 40 training and 12 validation people on disk."""
+  from jhmr.data import build
+  out = tmp_path_factory.mktemp("people") / "set"
+  build.build(out, 40, 12, image_size=48, body="mannequin_small")
+  return out
