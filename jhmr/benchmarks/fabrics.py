@@ -49,11 +49,11 @@ def _tpu(peak):
   return {"bfloat16": peak, "float32": peak}
 
 
-# Source of TPU numbers: Google Cloud documentation, "TPU v4", "v5e", "v5p", "v6e" (docs.cloud.google.com/tpu/docs/v4 ...):
-# peak bf16 per chip; ICI per chip, both directions: 400 GB/s (v5e), 1200 (v5p), 800 (v6e), half of it each way, which is
-# also their "all-reduce bandwidth per Pod" over 256 chips (51.2 and 102.4 TB/s); v4 prints only that: 1.1 PB/s over 4096.
-# Pods have 4096, 256, 8960 and 256 chips; wrap-around links exist on whole pods (v5e, v6e: 16 x 16) or on slices of
-# whole 4 x 4 x 4 cubes (v4, v5p). Between pods, "data center network bandwidth per Pod" over 256 chips: 6.4 and 25.6 Tb/s.
+# Source of TPU numbers: Google Cloud documentation, pages "TPU v4", "v5e", "v5p", "v6e": peak bf16 per chip; ICI per
+# chip, both directions: 400 GB/s (v5e), 1200 (v5p), 800 (v6e), half of it each way, which over 256 chips is also their
+# "all-reduce bandwidth per Pod" (51.2 and 102.4 TB/s); v4's page prints only that: 1.1 PB/s over 4096 chips. Pods have
+# 4096, 256, 8960 and 256 chips; wrap-around links exist on whole pods (v5e, v6e: 16 x 16) or on slices of whole
+# 4 x 4 x 4 cubes (v4, v5p). Between pods, "data center network bandwidth per Pod" over 256 chips: 6.4 and 25.6 Tb/s.
 # One JAX device is one chip on all four.
 FABRICS = (
     # Source: NVIDIA DGX H100 datasheet: eight ConnectX-7 of 400 Gb/s (InfiniBand NDR), one for each GPU.

@@ -20,9 +20,9 @@ ROOT = pathlib.Path(__file__).parents[2]
 def run_command(tmp_path_factory):
   """(what the command prints, what it writes) for the smoke quickstart, run once."""
   out = tmp_path_factory.mktemp("communication") / "out.json"
-  done = subprocess.run([sys.executable, "-m", "jhmr.benchmarks.communication", "--config", "configs/quickstart.py:smoke",
-                         "--step_seconds=0.05", "--json", str(out)], capture_output=True, text=True, check=True,
-                        cwd=ROOT, env=os.environ | {"XLA_FLAGS": ""})
+  flags = ["--config", "configs/quickstart.py:smoke", "--step_seconds=0.05", "--json", str(out)]
+  done = subprocess.run([sys.executable, "-m", "jhmr.benchmarks.communication", *flags], capture_output=True,
+                        text=True, check=True, cwd=ROOT, env=os.environ | {"XLA_FLAGS": ""})
   return done.stdout, json.loads(out.read_text())
 
 
