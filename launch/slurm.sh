@@ -14,7 +14,7 @@
 #   --dry-run          print the commands, run nothing
 #
 # A run that ends preempted (75) or because a process was lost (3, 137) goes back into the queue and resumes from DIR;
-# 0, 1, 2 and everything else end the job. Its output is DIR/slurm/JOB.out, appended to. `scancel JOB` ends it for good,
+# 0, 1, 2 and everything else end the job. Its output is DIR/logs/slurm/JOB.out, appended to. `scancel JOB` ends it for good,
 # `scancel --signal=TERM JOB` saves and requeues it. JHMR_PYTHON is the Python to use on the nodes (default: python).
 #
 # JAX takes addresses and process numbers from SLURM, and one GPU for each process: the one of its number on the node.
@@ -37,7 +37,7 @@ if [[ ${1:-} == --job ]]; then
   workdir=$2 num_tasks=$3 max_requeues=$4 dry_run=''
   shift 4
   source launch/common.sh
-  codes=$workdir/slurm/$SLURM_JOB_ID.codes
+  codes=$workdir/logs/slurm/$SLURM_JOB_ID.codes
   rm -rf "$codes"
   mkdir -p "$codes"
   code=0
@@ -79,7 +79,7 @@ job=(launch/slurm.sh --job "$workdir" "$num_tasks" "$opt_max_requeues"
 submit=(sbatch --job-name="jhmr-$(basename "$workdir")" --nodes="$opt_nodes" --ntasks="$num_tasks"
   --ntasks-per-node="$opt_gpus" --gpus-per-node="$opt_gpus" --cpus-per-task="$opt_cpus"
   --signal="TERM@$opt_notice" --requeue
-  --output="$workdir/slurm/%j.out" --open-mode=append --chdir="$root" ${opt_time:+"--time=$opt_time"}
+  --output="$workdir/logs/slurm/%j.out" --open-mode=append --chdir="$root" ${opt_time:+"--time=$opt_time"}
   ${more[@]+"${more[@]}"} --wrap="exec $(quote "${job[@]}")")
-run mkdir -p "$workdir/slurm"
+run mkdir -p "$workdir/logs/slurm"
 run "${submit[@]}"

@@ -200,7 +200,7 @@ def signalled(numbers, env):
 def test_slurm_starts_one_process_for_each_gpu_and_asks_for_notice():
   options = ["--nodes=2", "--gpus=4", "--workdir=w", "--sbatch=-p gpu", "--dry-run"]
   folder, submit = printed(launch("slurm.sh", CONFIG, *options))
-  assert folder == ["mkdir", "-p", "w/slurm"] and submit[0] == "sbatch" and {"-p", "gpu"} <= set(submit)
+  assert folder == ["mkdir", "-p", "w/logs/slurm"] and submit[0] == "sbatch" and {"-p", "gpu"} <= set(submit)
   assert {"--nodes=2", "--ntasks=8", "--ntasks-per-node=4", "--gpus-per-node=4", "--signal=TERM@120", "--requeue",
           "--open-mode=append"} <= set(submit)
   assert not any("gpus-per-task" in word for word in submit)
