@@ -14,8 +14,9 @@
 #   --dry-run          print the commands, run nothing
 #
 # A run that ends preempted (75) or because a process was lost (3, 137) goes back into the queue and resumes from DIR;
-# 0, 1, 2 and everything else end the job. Its output is DIR/logs/slurm/JOB.out, appended to. `scancel JOB` ends it for good,
-# `scancel --signal=TERM JOB` saves and requeues it. JHMR_PYTHON is the Python to use on the nodes (default: python).
+# 0, 1, 2 and everything else end the job. Its output is DIR/logs/slurm/JOB.out, appended to. `scancel JOB` ends it
+# for good, `scancel --signal=TERM JOB` saves and requeues it. JHMR_PYTHON is the Python to use on the nodes (default:
+# python).
 #
 # JAX takes addresses and process numbers from SLURM, and one GPU for each process: the one of its number on the node.
 # So every task must see all GPUs of its node: --gpus-per-node, never --gpus-per-task.
