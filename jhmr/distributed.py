@@ -150,7 +150,7 @@ def _sigterm_noted():
 def _said(error):
   """Prints an exception as `command.run` does, after the watch had time to name a lost peer; returns the exit code."""
   if isinstance(error, InputError):
-    _print("error: " + " ".join(str(error).split()))
+    _print(" ".join(str(error).split()))
     return 2
   if isinstance(error, KeyboardInterrupt):
     _print("interrupted")
@@ -161,8 +161,7 @@ def _said(error):
 
 
 def _print(text):
-  logging.getLogger("jhmr.file").error(text)
-  print(text, file=sys.stderr, flush=True)
+  logging.getLogger("jhmr").error("%s", text)
 
 
 def _end(code):
@@ -173,7 +172,7 @@ def _end(code):
 
 
 def _lost(index):
-  _print(f"error: process {index} was lost: it ended, was killed, or its host is gone (see its own log); "
+  _print(f"process {index} was lost: it ended, was killed, or its host is gone (see its own log); "
          "run the same command again, it resumes from the last checkpoint")
   _end(EXIT_PEER_LOST)
 

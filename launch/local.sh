@@ -1,14 +1,14 @@
 #!/usr/bin/env bash
-# Trains on every accelerator of this machine (or its CPU): launch/local.sh CONFIG [--dry-run] [more train flags]
+# Trains on every accelerator of this machine, or on its CPU, in one process.
+#
+#   launch/local.sh CONFIG [--workdir DIR] [--config.key=value ...] [--dry-run]
+#
+# The same command again resumes. JHMR_PYTHON is the Python to use (default: python). Exit codes: launch/README.md.
 set -euo pipefail
 cd "$(dirname "$0")/.."
-config=${1:?"usage: launch/local.sh configs/quickstart.py [--dry-run] [--config.key=value ...]"}
-shift
-dry=
-args=()
-for arg in "$@"; do
-  if [[ $arg == --dry-run ]]; then dry=1; else args+=("$arg"); fi
-done
-command=(python -m jhmr.train --config "$config" "${args[@]}")
-printf '+ %s\n' "${command[*]}"
-if [[ -z $dry ]]; then exec "${command[@]}"; fi
+source launch/common.sh
+parse "$0" "" "" "$@"
+
+command=("$python" -m jhmr.train --config "$config" ${train_args[@]+"${train_args[@]}"})
+show "${command[@]}"
+if [[ -z $dry_run ]]; then exec "${command[@]}"; fi
