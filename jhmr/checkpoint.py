@@ -234,11 +234,10 @@ def load_for_inference(workdir, step=None):
   folder = _folder(workdir)
   if not os.path.isdir(folder):
     raise InputError(f"{workdir!r} holds no checkpoints: train first, or give the --workdir of a training run")
-  with ocp.CheckpointManager(folder, options=ocp.CheckpointManagerOptions(read_only=True)) as manager:
-    steps = sorted(manager.all_steps())
-    if not steps or (step is not None and step not in steps):
-      raise InputError(f"no checkpoint {'' if step is None else step} under {folder}: it has {steps}")
-    step = min(steps, key=lambda s: (manager.metrics(s)["score"], -s)) if step is None else step
+  steps = _steps(folder)
+  if not steps or (step is not None and step not in steps):
+    raise InputError(f"no checkpoint {'' if step is None else step} under {folder}: it has {steps}")
+  step = min(steps, key=lambda s: (_score(folder, s), -s)) if step is None else step
   if trouble := problem(os.path.join(folder, str(step))):
     raise InputError(f"checkpoint {step} under {folder} is damaged ({trouble}): choose another of {steps} with --step")
   reader, item = ocp.PyTreeCheckpointer(), os.path.join(folder, str(step), "state")
@@ -250,6 +249,15 @@ def load_for_inference(workdir, step=None):
     raise InputError(f"checkpoint {item} cannot be read ({str(error).splitlines()[0][:200]}): "
                      "choose another with --step") from error
   return {"params": whole.get("ema") or whole["params"], "stats": whole.get("stats", {})}, step
+
+
+def _score(folder, step):
+  """The score a checkpoint was saved with; the worst if its file is harmed."""
+  try:
+    with open(os.path.join(folder, str(step), "metrics", "metrics")) as f:
+      return json.load(f)["score"]
+  except (OSError, ValueError, KeyError):
+    return float("inf")
 
 
 def warm_start(state, workdir, step=None):

@@ -8,7 +8,7 @@ from jhmr.errors import InputError
 CONFIG = """
 from ml_collections import ConfigDict
 def get_config(mode="full"):
-  return ConfigDict({"batch_size": 8, "num_steps": 2 if mode == "smoke" else 100, "splits": ("val",),
+  return ConfigDict({"batch_size": 8, "duration": "2" if mode == "smoke" else "100", "splits": ("val",),
                      "optim": {"learning_rate": 0.1, "name": "adam"}})
 """
 
@@ -23,7 +23,7 @@ def config_file(tmp_path):
 def test_overrides_and_mode_reach_the_config(config_file):
   config, workdir, _ = command.parse_config(
       ["x", "--config", config_file + ":smoke", "--config.optim.learning_rate=3", "--config.splits=('a', 'b')"])
-  assert (config.num_steps, config.optim.learning_rate, config.splits) == (2, 3.0, ("a", "b"))
+  assert (config.duration, config.optim.learning_rate, config.splits) == ("2", 3.0, ("a", "b"))
   assert workdir.endswith("runs/tiny-smoke")
 
 
@@ -83,7 +83,7 @@ def test_config_survives_json_and_other_configs_are_refused(config_file, tmp_pat
   old = command.read_config(str(tmp_path))
   assert old.splits == ("val",)
   command.check_resumable(config, old)
-  config.num_steps = 200  # a finished run may go on
+  config.duration = "200"  # a finished run may go on
   command.check_resumable(config, old)
   config.optim.learning_rate = 0.2
   with pytest.raises(InputError, match="optim.learning_rate .there 0.1, here 0.2."):

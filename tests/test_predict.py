@@ -9,6 +9,7 @@ import pytest
 from jhmr import evaluate, predict
 from jhmr.body import camera
 from jhmr.errors import InputError
+import runs
 
 
 def run(workdir, *arguments):
@@ -85,3 +86,11 @@ def test_evaluate_prints_the_baseline_beside_the_system(finished_run, tmp_path, 
   logged = [json.loads(l) for l in (finished_run / "metrics.jsonl").read_text().splitlines()]
   assert rows[1]["pa_mpjpe_mm"] == pytest.approx([l for l in logged if l["kind"] == "val"][-1]["pa_mpjpe_mm"], rel=1e-5)
   assert "mean pose" in capsys.readouterr().out
+
+
+def test_a_finished_run_leaves_everything_a_user_looks_for(finished_run):
+  left = {p.name for p in finished_run.iterdir()}
+  assert {"config.json", "metrics.jsonl", "checkpoints", "events", "predictions.png"} <= left
+  lines = [json.loads(l) for l in (finished_run / "metrics.jsonl").read_text().splitlines()]
+  assert {l["kind"] for l in lines} == {"train", *runs.config_of().splits}
+  assert all(l["pa_mpjpe_mm"] > 0 for l in lines if l["kind"] == "val")

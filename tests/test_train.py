@@ -1,29 +1,17 @@
-"""The loop: killed and resumed runs end bit for bit where uninterrupted ones do, on any mapper and device count."""
+"""The loop: the same on any mapper and device count, one program, one round of gradients; what it stops for."""
 
-import json
-import os
-import pathlib
-import signal
-import subprocess
-import sys
+import re
 
 import jax
 import numpy as np
 import pytest
 
-from jhmr import checkpoint, command, parallel, systems, train
+from jhmr import checkpoint, command, guard, optim, parallel, report, systems, train
 from jhmr import assets as assets_lib
 from jhmr.data import source as source_lib
 from jhmr.errors import InputError
+import runs
 from test_parallel import count_compilations
-
-ROOT = pathlib.Path(__file__).parent.parent
-SMOKE = str(ROOT / "configs" / "quickstart.py") + ":smoke"
-
-
-def config_of(*overrides):
-  return command.parse_config(["x", f"--config={SMOKE}", *(f"--config.{o}" for o in overrides)])[0]
-
 
 @pytest.fixture(scope="module")
 def setting():
@@ -32,9 +20,10 @@ def setting():
   The batches are rendered once: pictures of one device's share come from another program and differ by rounding.
   Adam's eps is above rounding errors, else it would turn those of vanishing gradients into whole steps.
   """
-  config = config_of("batch_size=8", "net.batch_norm=sync", "data.share_2d_only=0.5", "optim.learning_rate=1e-4")
+  config = runs.config_of("batch_size=8", "net.batch_norm=sync", "data.share_2d_only=0.5", "optim.learning_rate=1e-4")
   with config.unlocked():
     config.optim.eps = 1e-6
+  config = optim.resolve(config, 0)
   assets = assets_lib.load(config)
   source = source_lib.open_source(config, assets)
   render = jax.jit(source.on_device)
@@ -70,58 +59,18 @@ def test_ten_steps_agree_with_one_device_under(setting, one_device, kind, num_de
     np.testing.assert_allclose(a, b, atol=1e-5)
 
 
-def start(workdir, *overrides):
-  """`python -m jhmr.train` on one CPU device, as a user would run it."""
-  env = os.environ | {"XLA_FLAGS": "", "PYTHONUNBUFFERED": "1"}
-  arguments = [f"--config={SMOKE}", f"--workdir={workdir}", *(f"--config.{o}" for o in overrides)]
-  return subprocess.Popen([sys.executable, "-m", "jhmr.train", *arguments], cwd=ROOT, env=env, text=True,
-                          stdout=subprocess.PIPE, stderr=subprocess.PIPE)
-
-
-LONG = ("duration=12", "checkpoint_every=3", "log_every=1", "eval_every=100")
-
-
-def test_a_run_killed_in_the_middle_ends_bitwise_where_an_uninterrupted_one_does(tmp_path):
-  whole = start(tmp_path / "whole", *LONG)
-  assert whole.communicate()[0] and whole.returncode == 0
-  broken = start(tmp_path / "broken", *LONG)
-  for line in broken.stdout:
-    if line.startswith("step 8/"):
-      broken.send_signal(signal.SIGKILL)
-  broken.communicate()
-  assert broken.returncode == -signal.SIGKILL
-  again = start(tmp_path / "broken", *LONG)
-  out, _ = again.communicate()
-  assert again.returncode == 0 and "resumed at step" in out
-  read = lambda name: [json.loads(l) for l in (tmp_path / name / "metrics.jsonl").read_text().splitlines()]
-  a, b = read("whole"), read("broken")
-  assert [r["step"] for r in a if r["kind"] == "train"] == list(range(1, 13))
-  assert a == b
-  x, y = (checkpoint.load_for_inference(str(tmp_path / n), 12)[0] for n in ("whole", "broken"))
-  for p, q in zip(jax.tree.leaves(x), jax.tree.leaves(y)):
-    np.testing.assert_array_equal(p, q)
-
-
-def test_a_finished_run_leaves_everything_a_user_looks_for(finished_run):
-  left = {p.name for p in finished_run.iterdir()}
-  assert {"config.json", "metrics.jsonl", "checkpoints", "events", "predictions.png"} <= left
-  lines = [json.loads(l) for l in (finished_run / "metrics.jsonl").read_text().splitlines()]
-  assert {l["kind"] for l in lines} == {"train", *config_of().splits}
-  assert all(l["pa_mpjpe_mm"] > 0 for l in lines if l["kind"] == "val")
-
-
 def test_a_workdir_of_another_config_is_refused_and_left_alone(tmp_path):
-  (tmp_path / "config.json").write_text(command.to_json(config_of("batch_size=4")))
+  (tmp_path / "config.json").write_text(command.to_json(runs.config_of("batch_size=4")))
   before = sorted((p, p.stat().st_mtime_ns) for p in tmp_path.rglob("*"))
   with pytest.raises(InputError, match="batch_size .there 4"):
-    train.train(config_of("batch_size=2"), str(tmp_path))
+    train.train(runs.config_of("batch_size=2"), str(tmp_path))
   assert sorted((p, p.stat().st_mtime_ns) for p in tmp_path.rglob("*")) == before
 
 
 def test_a_folder_that_is_no_run_is_not_written_into(tmp_path):
   (tmp_path / "thesis.tex").write_text("precious")
   with pytest.raises(InputError, match="not a run"):
-    train.train(config_of(), str(tmp_path))
+    train.train(runs.config_of(), str(tmp_path))
   assert [p.name for p in tmp_path.iterdir()] == ["thesis.tex"]
 
 
@@ -137,20 +86,77 @@ def test_a_folder_that_is_no_run_is_not_written_into(tmp_path):
 def test_wrong_configs_are_one_line_and_write_nothing(tmp_path, overrides, said):
   workdir = tmp_path / "run"
   with pytest.raises(InputError) as error:
-    train.train(config_of(*overrides), str(workdir))
+    train.train(runs.config_of(*overrides), str(workdir))
   assert said in str(error.value) and "\n" not in str(error.value)
   assert not workdir.exists()
 
 
 def test_a_wrong_config_key_exits_with_code_two_and_one_line(tmp_path):
-  process = start(tmp_path / "run", "batchsize=3")
-  out, err = process.communicate()
-  assert process.returncode == 2 and not (tmp_path / "run").exists()
+  (code, _, err), = runs.finish(runs.start(tmp_path / "run", "batchsize=3"))
+  assert code == 2 and not (tmp_path / "run").exists()
   assert [l for l in err.splitlines() if l.startswith("error:")] == err.splitlines()[-1:]
   assert "did you mean config.batch_size?" in err
 
 
-def test_a_loss_that_is_not_finite_stops_the_run_and_names_the_term(tmp_path):
-  config = config_of("optim.learning_rate=1e30", "optim.clip_norm=0.0", "duration=4", "log_every=1")
-  with pytest.raises(InputError, match="not finite"):
+def test_a_loss_that_is_not_finite_stops_the_run_naming_term_and_checkpoint(tmp_path, data_set):
+  config = runs.config_of(*runs.light(data_set), "optim.learning_rate=1e30", "optim.clip_norm=0.0", "duration=4",
+                          "log_every=1", "checkpoint_every=1")
+  with pytest.raises(InputError, match=r"step [23]: .*loss.* not finite .*the last checkpoint is step [12]"):
     train.train(config, str(tmp_path / "run"))
+
+
+def test_a_bad_step_may_be_left_out_and_is_counted(tmp_path, data_set, monkeypatch, capfd):
+  plain = source_lib.open_source
+
+  def poisoned(*arguments):
+    source = plain(*arguments)
+    def batch(i):
+      rows = source.batch(i)
+      return rows | {"betas": np.full_like(rows["betas"], np.inf if i == 1 else 0)}
+    return source._replace(batch=batch)
+  monkeypatch.setattr(source_lib, "open_source", poisoned)
+  overrides = (*runs.light(data_set), "duration=4", "log_every=1", "checkpoint_every=1", "keep=5")
+  state = train.train(runs.config_of(*overrides, "skip_bad_steps=1"), str(tmp_path / "skipped"))
+  assert (int(state.step), int(state.skipped)) == (4, 1)
+  assert "step 2: " in capfd.readouterr().err
+  rows = [r for r in runs.lines(tmp_path / "skipped") if r["kind"] == "train"]
+  assert [r["skipped"] for r in rows] == [0, 1, 1, 1] and np.isfinite(rows[-1]["loss"])
+  one, two = (checkpoint.load_for_inference(str(tmp_path / "skipped"), i)[0] for i in (1, 2))
+  for a, b in zip(jax.tree.leaves(one), jax.tree.leaves(two)):
+    np.testing.assert_array_equal(a, b)
+  with pytest.raises(InputError, match=r"step 2: .*betas.* not finite .betas of example .* is not finite"):
+    train.train(runs.config_of(*overrides), str(tmp_path / "stopped"))
+
+
+def all_reduces(text):
+  """[[shape of every operand]] of each all-reduce in compiled HLO."""
+  ops = re.findall(r"= (.*?) all-reduce(?:-start)?\(", text)
+  return [sorted(tuple(map(int, filter(None, dims.split(",")))) for dims in re.findall(r"f32\[([\d,]*)\]", op))
+          for op in ops]
+
+
+@pytest.mark.parametrize("kind", ["pmap", "shard_map"])
+def test_gradients_are_reduced_in_one_round(setting, kind):
+  config, assets, batches = setting
+  config = optim.resolve(config, 0)  # a copy
+  with config.unlocked():
+    config.net.batch_norm = "device"  # synchronised batch norm has reductions of its own
+  mapper, system = parallel.make(kind), systems.load(config)
+  state = jax.eval_shape(lambda: guard.prepared(system.init(jax.random.key(0), batches[0], assets), 0.9))
+  step = mapper.train(guard.guarded(system.step, 0.9))
+  rounds = all_reduces(step.lower(state, mapper.to_devices(batches[0]), assets).compile().as_text())
+  kernels = sorted(x.shape for x in jax.tree.leaves(state.params) if x.ndim > 1)
+  with_kernels = [r for r in rounds if any(len(shape) > 1 for shape in r)]
+  assert len(with_kernels) == 1, "every gradient in one all-reduce"
+  assert [shape for shape in with_kernels[0] if len(shape) > 1] == kernels
+  assert len(rounds) == 2 and set(rounds[0] if rounds[1] is with_kernels[0] else rounds[1]) == {()}  # label counts
+
+def test_nothing_recompiles_over_two_hundred_steps(data_set, tmp_path, monkeypatch):
+  at, plain = {}, report.progress
+  with count_compilations() as compiled:
+    monkeypatch.setattr(report, "progress", lambda log, step, *a: (at.update({step: len(compiled)}), plain(log, step, *a)))
+    train.train(runs.config_of(*runs.light(data_set), "log_every=50", "checkpoint_every=90", "eval_every=200",
+                               "ema=0.99", "net.hidden=8", "duration=200"), str(tmp_path / "run"))
+  assert at[1] > 0
+  assert set(compiled[at[1]:at[200]]) <= {"jit(slice)"}, "the first checkpoint is cut into what each device writes"
+  assert at[100] == at[200]
