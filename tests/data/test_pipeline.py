@@ -9,7 +9,7 @@ import pytest
 
 from jhmr.data import build
 from jhmr.data import images
-from jhmr.data import pipeline
+from jhmr.data import records
 from jhmr.data import source
 from jhmr.data import spec
 from jhmr.data.builders import synthetic_people
@@ -23,9 +23,9 @@ NUM_TRAIN, NUM_VAL = 21, 5
 def built(tmp_path_factory):
   """(directory of a data set, {split seed's examples as they were rendered})."""
   out, written = tmp_path_factory.mktemp("data") / "people", []
-  plain = synthetic_people.encode
+  plain = records.encode
   with pytest.MonkeyPatch.context() as patch:
-    patch.setattr(synthetic_people, "encode", lambda example: written.append(example) or plain(example))
+    patch.setattr(records, "encode", lambda example: written.append(example) or plain(example))
     build.build(out, NUM_TRAIN, NUM_VAL, image_size=64, body="mannequin_small")
   return out, written
 
@@ -39,16 +39,16 @@ def test_reading_back_equals_what_was_written(built):
   directory, written = built
   read = {}
   for split, size in (("train", NUM_TRAIN), ("val", NUM_VAL)):
-    data = pipeline.open_split(directory, split)
+    data, wanted = records.open_split(directory, split)
     assert len(data) == size
-    read[split] = {int(e["id"]): synthetic_people.decode(e) for e in (data[i] for i in range(size))}
+    read[split] = {int(e["id"]): e for e in (records.decode(data[i], wanted) for i in range(size))}
     assert sorted(read[split]) == list(range(size))
   for split, example in [("train", e) for e in written[:NUM_TRAIN]] + [("val", e) for e in written[NUM_TRAIN:]]:
     stored = read[split][int(example["id"])]
     for name in ("keypoints3d", "visible", "betas", "transl", "focal_px", "center_px", "has_pose", "parts"):
       np.testing.assert_array_equal(stored[name], example[name], err_msg=name)
     np.testing.assert_array_equal(stored["pose"][1:], example["body_pose"])
-    np.testing.assert_allclose(stored["depth"], example["depth"], atol=0.51 * synthetic_people.DEPTH_STEP_M)
+    np.testing.assert_allclose(stored["depth"], example["depth"], atol=0.51 * records.DEPTH_STEP_M)
     np.testing.assert_allclose(stored["keypoints2d"][:, :2] / 32 - 1, example["keypoints2d"][:, :2],
                                atol=1e-5 + 2 * np.max(example["keypoints2d"][:, 2] == 0))
     pixels = images.to_uint8(example["image"]).astype(float)
