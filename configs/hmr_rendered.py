@@ -24,7 +24,8 @@ def get_config(mode="full"):
       keep=2,
       parallel="pmap",
       supervision="spin",
-      data=dict(source="stream", share_2d_only=0.3, mocap=""),
+      # From disk, num_workers processes prepare batches; 0: num_threads threads, enough for four cores or so.
+      data=dict(source="stream", share_2d_only=0.3, mocap="", num_workers=0, num_threads=8, max_bad_share=0.05),
       net=dict(backbone="resnet50", iterations=3, hidden=1024, dropout=0.5, activation="none", dtype="bfloat16",
                batch_norm="device"),
       optim=dict(name="adam", learning_rate=1e-4, schedule="cosine", warmup_steps=1000),

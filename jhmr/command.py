@@ -15,8 +15,9 @@ from ml_collections import config_flags
 
 EXIT_INPUT = 2
 # May differ between a run and its resumption: they change what is reported and when, not what is learnt,
-# except num_steps, which lets a finished run go on.
-FREE_ON_RESUME = ("num_steps", "eval_batches", "log_every", "eval_every", "checkpoint_every", "keep", "parallel")
+# except num_steps, which lets a finished run go on. Batches do not know who prepares them.
+FREE_ON_RESUME = ("num_steps", "eval_batches", "log_every", "eval_every", "checkpoint_every", "keep", "parallel",
+                  "data.num_workers", "data.num_threads", "data.max_bad_share")
 
 
 def run(main):

@@ -1,12 +1,12 @@
 """Small data sets on disk, with records broken on request, made without rendering."""
 
 import cv2
+import ml_collections
 import numpy as np
 
 from jhmr.data import images
 from jhmr.data import source
 from jhmr.data.builders import examples
-import ml_collections
 
 SIZE = 72
 

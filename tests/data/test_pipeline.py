@@ -1,9 +1,11 @@
 """Data sets on disk: what is written comes back, and batches do not know how many processes or threads read them."""
 
+import os
 import pathlib
+import subprocess
+import sys
 
 import jax
-import ml_collections
 import numpy as np
 import pytest
 
@@ -14,6 +16,7 @@ from jhmr.data import source
 from jhmr.data import spec
 from jhmr.data.builders import synthetic_people
 from jhmr.errors import InputError
+import disk
 import people
 
 NUM_TRAIN, NUM_VAL = 21, 5
@@ -30,9 +33,8 @@ def built(tmp_path_factory):
   return out, written
 
 
-def config(directory, batch_size=4, seed=1, **data):
-  return ml_collections.ConfigDict(dict(seed=seed, batch_size=batch_size, image_size=48,
-                                        data=dict(dict(source=str(directory), mocap=""), **data)))
+def config(directory, batch_size=4, **settings):
+  return disk.config(directory, batch_size, image_size=48, **settings)
 
 
 def test_reading_back_equals_what_was_written(built):
@@ -63,22 +65,16 @@ def test_validation_people_are_not_training_people(built):
   assert all(e["has_pose"] for e in written[NUM_TRAIN:]) and not all(e["has_pose"] for e in written[:NUM_TRAIN])
 
 
-def assert_same(one, other):
-  assert set(one) == set(other)
-  for name in one:
-    np.testing.assert_array_equal(one[name], other[name], err_msg=name)
-
-
 def test_batches_are_functions_of_seed_and_step(built):
   directory, _ = built
   whole = source.open_source(config(directory), None)
   batches = [whole.batch(i) for i in range(8)]
   again = source.open_source(config(directory, num_threads=1), None)
-  assert_same(again.batch(6), batches[6])  # resumed at step 6, one thread
+  disk.assert_same(again.batch(6), batches[6])  # resumed at step 6, one thread
   halves = [source.open_source(config(directory), None, p, 2) for p in range(2)]
   for i in (0, 5, 7):
     parts = [half.batch(i) for half in halves]
-    assert_same({name: np.concatenate([p[name] for p in parts]) for name in parts[0]}, batches[i])
+    disk.assert_same({name: np.concatenate([p[name] for p in parts]) for name in parts[0]}, batches[i])
   other = source.open_source(config(directory, seed=2), None).batch(0)
   assert np.any(other["id"] != batches[0]["id"])
 
@@ -159,3 +155,33 @@ def test_an_interrupted_build_leaves_nothing(tmp_path, monkeypatch, error):
   with pytest.raises(error):
     build.build(tmp_path / "people", 2, 2, image_size=64, body="mannequin_small")
   assert not list(tmp_path.iterdir())
+
+
+_ENDLESS = """
+import sys, time
+from jhmr.data.builders import examples
+def endless():
+  yield examples.record(0, b"", [1, 1, 1], (4, 4))
+  print("begun", file=sys.stderr, flush=True)
+  time.sleep(60)
+examples.write(sys.argv[1], {"train": endless()})
+"""
+
+
+def test_what_a_killed_build_leaves_is_removed_by_the_next_and_nothing_else_is(tmp_path, capsys):
+  command, env = [sys.executable, "-c", _ENDLESS, str(tmp_path / "people")], {"PYTHONPATH": os.pathsep.join(sys.path)}
+  one, other = (subprocess.Popen(command, text=True, stderr=subprocess.PIPE, env=os.environ | env) for _ in range(2))
+  for process in (one, other):
+    assert process.stderr.readline() == "begun\n"
+  (tmp_path / ".people.mine_too").mkdir()
+  one.kill()
+  one.wait()
+  assert len(list(tmp_path.iterdir())) == 3
+  disk.write(tmp_path / "people", 2, 1)
+  said = capsys.readouterr().out.splitlines()
+  assert len(said) == 1 and said[0].startswith(f"removed {tmp_path / '.people.'}") and "interrupted" in said[0]
+  left = sorted(d.name for d in tmp_path.iterdir())
+  assert len(left) == 3 and left[-1] == "people" and ".people.mine_too" in left  # and the one still being written
+  other.kill()
+  other.communicate()
+  one.stderr.close()
