@@ -54,10 +54,16 @@ def _open(config, split, augmented, process_index, process_count):
     positions = range(first, first + local)
     return positions, [_shuffled(plan.seed, size, p) if augmented else p for p in positions]
 
-  pool = (pools.processes(options["num_workers"]) if options["num_workers"] else pools.threads(options["num_threads"]))
+  pool = _pool(options["num_workers"], options["num_threads"])
   ledger = bad_records.open_ledger(plan.directory, split, options["max_bad_share"])
   batch = _prefetched(plan, shapes, where, local, pool, ledger, None if augmented else num_batches)
   return Source(batch, _finish, size, num_batches, ledger.stats, pool.close)
+
+
+def _pool(num_workers, num_threads):
+  if num_workers:
+    return pools.processes(num_workers)
+  return pools.threads(num_threads) if num_threads else pools.none()
 
 
 def _written_ns(directory):
@@ -67,12 +73,11 @@ def _written_ns(directory):
 
 def _options(config):
   """{"num_workers", "num_threads", "max_bad_share"} of config.data, checked."""
-  least = {"num_workers": 0, "num_threads": 1, "max_bad_share": 0.0}
   chosen = {"num_workers": 0, "num_threads": 8, "max_bad_share": 0.05}
   chosen = {name: type(value)(config.data.get(name, value)) for name, value in chosen.items()}
   for name, value in chosen.items():
-    if value < least[name]:
-      raise InputError(f"config.data.{name} is {value}: give {least[name]} or more")
+    if value < 0:
+      raise InputError(f"config.data.{name} is {value}: give 0 or more")
   if not 0 <= config.seed < 2**32:
     raise InputError(f"config.seed is {config.seed}: give a number in 0..{2**32 - 1}")
   return chosen
@@ -91,8 +96,8 @@ def _epoch_seed(seed, epoch):
 
 def _prefetched(plan, shapes, where, local, pool, ledger, num_batches=None):
   """batch(i): rows filled by the pool, the next batches begun before they are asked for."""
-  ahead = max(_AHEAD, -(-2 * pool.size // local))
-  chunk = max(1, min(8, local // (2 * pool.size)))  # rows a task: few enough that the pool ends together
+  ahead = max(_AHEAD, -(-2 * pool.size // local)) if pool.size else 0
+  chunk = max(1, min(8, local // (2 * pool.size or 1)))  # rows a task: few enough that the pool ends together
   pending = {}
 
   def submit(i):

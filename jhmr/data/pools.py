@@ -33,6 +33,20 @@ class Pool(NamedTuple):
   size: int         # rows filled at a time
 
 
+def none():
+  """A Pool of nobody: rows are filled when their batch is asked for, by who asks."""
+
+  def submit(*task):
+    future = concurrent.futures.Future()
+    try:
+      future.set_result(rows.fill(*task))
+    except InputError as e:
+      future.set_exception(e)
+    return future
+
+  return Pool(submit, lambda: None, 0)
+
+
 def threads(num_threads):
   """A Pool of threads of this process."""
   executor = concurrent.futures.ThreadPoolExecutor(num_threads, thread_name_prefix="jhmr-data")

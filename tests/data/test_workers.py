@@ -42,13 +42,15 @@ def test_workers_threads_and_a_direct_seek_agree_to_the_bit(directory, caplog):
   workers = disk.training(directory, maps=True, num_workers=2)
   for i in (10, 0, 1, 2, 7):
     disk.assert_same(workers.batch(i), batches[i])
+  alone = disk.training(directory, maps=True, num_threads=0)
+  disk.assert_same(alone.batch(6), batches[6])
   halves = [disk.training(directory, (p, 2), maps=True, num_workers=2) for p in range(2)]
   for i in (9, 3):
     parts = [half.batch(i) for half in halves]
     disk.assert_same({name: np.concatenate([p[name] for p in parts]) for name in parts[0]}, batches[i])
   assert sequential.stats()["bad_records"] == 3 and workers.stats()["bad_records"] > 0
   assert all("skipped: record" in r.getMessage() for r in caplog.records)
-  for opened in (workers, *halves, sequential):
+  for opened in (workers, *halves, sequential, alone):
     opened.close()
     opened.close()
 
