@@ -88,7 +88,11 @@ def open_split(directory, name, maps=True):
     raise InputError(f"data set {directory!r} has no split {name!r}: it has {', '.join(builder.info.splits)}")
   wanted = {k: (f.shape, f.np_dtype) for k, f in builder.info.features.items()
             if k in features() and (maps or k not in _MAPS)}
-  return builder.as_data_source(split=name, deserialize_method=tfds.decode.DeserializeMethod.RAW_BYTES), wanted
+  try:
+    return builder.as_data_source(split=name, deserialize_method=tfds.decode.DeserializeMethod.RAW_BYTES), wanted
+  except Exception as e:  # files of another format, or missing ones; TFDS raises several kinds
+    raise InputError(f"split {name!r} of data set {directory!r} cannot be read ({reason(e)}): build it again, with "
+                     "file_format='array_record'") from e
 
 
 def parse(raw, wanted):

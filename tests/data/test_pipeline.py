@@ -2,6 +2,7 @@
 
 import os
 import pathlib
+import shutil
 import subprocess
 import sys
 
@@ -137,6 +138,24 @@ def test_what_cannot_be_read_is_named_at_the_start(built, tmp_path):
     with pytest.raises(InputError, match=says) as caught:
       source.open_source(config(tmp_path / name), None)
     assert name in str(caught.value) and "\n" not in str(caught.value)
+
+
+def test_a_format_without_random_access_and_missing_files_are_named(tmp_path):
+  other = disk.write(tmp_path / "other", 2, 1)
+  (other / "dataset_info.json").write_text((other / "dataset_info.json").read_text().replace("array_record", "tfrecord"))
+  gone = disk.write(tmp_path / "gone", 2, 1)
+  next(gone.glob("*train*")).unlink()
+  for directory in (other, gone):
+    with pytest.raises(InputError, match="split 'train' of data set .* cannot be read") as caught:
+      disk.training(directory)
+    assert "\n" not in str(caught.value)
+
+
+def test_a_data_set_built_anew_in_the_same_place_is_another_one(tmp_path):
+  assert disk.training(disk.write(tmp_path / "people", 3, 1)).size == 3
+  shutil.rmtree(tmp_path / "people")
+  again = disk.training(disk.write(tmp_path / "people", 1, 1), batch_size=2)
+  assert again.size == 1 and list(again.batch(3)["id"]) == [1000, 1000]
 
 
 def test_a_build_overwrites_nothing_and_says_what_is_wrong(built, tmp_path):
