@@ -12,7 +12,7 @@ import time
 import jax
 import jax.numpy as jnp
 from jhmr import command, report
-from jhmr.benchmarks import body, data, render, train
+from jhmr.benchmarks import body, data, input as input_row, render, train
 from jhmr.errors import InputError
 
 ROWS = {
@@ -22,6 +22,7 @@ ROWS = {
     "crops": render.crops,              # 64 crops of 96 x 96
     "train": train.hmr_step,            # one HMR update
     "people": data.rendered_people,     # the on-device stream of labelled images
+    "input": input_row.disk_input,      # augmented crops from JPEGs on disk, on one core
 }
 COLUMNS = ("row", "unit", "ours", "peer", "ratio", "floor", "of floor", "peer is")
 
@@ -75,6 +76,9 @@ def main(argv):
                 "peer is": r["peer_name"] if r["peer"] else f"{r['peer_name'] or 'none'} (not measured)"}
            for r in result["rows"]]
   report.table(shown, COLUMNS)
+  for r in result["rows"]:
+    for line in r.get("note", "").splitlines():
+      report.say(f"{r['row']}: {line}")
   if args.json:
     with open(args.json, "w") as f:
       json.dump(result, f, indent=2)

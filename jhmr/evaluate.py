@@ -7,6 +7,7 @@ depend on how many devices share the work.
 import argparse
 import json
 import os
+from typing import Callable, NamedTuple
 
 import jax.numpy as jnp
 from jhmr import assets as assets_lib
@@ -30,8 +31,14 @@ def predict_mean(state, batch, assets):
                     camera=rows(mean["camera"]), log_prob=jnp.zeros((batch["image"].shape[0], 1)))
 
 
+class Split(NamedTuple):
+  """An opened evaluation split."""
+  batches: Callable  # assets -> iterator over its whole batches on the devices, required fields only
+  close: Callable    # ends what reads it
+
+
 def open_splits(config, assets, mapper, names=None):
-  """{name: batches}; batches(assets) yields the split's whole batches on the devices, required fields only."""
+  """{name: Split}."""
 
   def opened(name):
     split = source_lib.open_split(config, assets, name, mapper.process_index, mapper.process_count)
@@ -41,7 +48,7 @@ def open_splits(config, assets, mapper, names=None):
     def batches(assets):
       for i in range(min(split.num_batches, config.eval_batches or split.num_batches)):
         yield prepare((), mapper.to_devices(split.batch(i)), assets)
-    return batches
+    return Split(batches, split.close)
 
   return {name: opened(name) for name in names or config.splits}
 
@@ -72,7 +79,8 @@ def make_scorer(config, mapper, system):
 
 def score_splits(score, state, splits, assets):
   """The rows of every split, labelled with its name: what `report.table` prints under COLUMNS."""
-  return [{"split": name} | row for name, batches in splits.items() for row in score(state, batches, assets)]
+  return [{"split": name} | row for name, split in splits.items()
+          for row in score(state, split.batches, assets)]
 
 
 def summary(scores):
@@ -115,6 +123,8 @@ def main(argv):
   state, assets = mapper.replicate(state), mapper.replicate(assets)
   score = make_scorer(config, mapper, system)
   rows = score_splits(score, state, splits, assets)
+  for split in splits.values():
+    split.close()
   report.table(rows, COLUMNS)
   if args.out:
     with open(args.out, "w") as f:

@@ -70,7 +70,8 @@ def train(config, workdir, cluster=distributed.ALONE, profile=False):
     _introduce(run, state, origin, time.monotonic() - started)
     return _loop(run, state)
   finally:
-    parts.source.close()
+    for opened in (parts.source, *parts.splits.values()):
+      opened.close()
     report.close_log(logfile)
 
 
@@ -213,7 +214,7 @@ def _tell(run, step, rows):
 def _finish(run, state, rows):
   """Scores beside the baseline, and a picture."""
   report.table(rows, evaluate.COLUMNS)
-  first = run.mapper.join(next(run.splits[run.config.splits[0]](run.assets)))
+  first = run.mapper.join(next(run.splits[run.config.splits[0]].batches(run.assets)))
   if run.cluster.index == 0:
     on_host = lambda tree: jax.tree.map(np.asarray, tree)
     sheet = pictures.prediction_sheet(run.system.predict, on_host(guard.averaged(state)), first, on_host(run.assets))

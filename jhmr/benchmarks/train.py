@@ -34,7 +34,7 @@ def hmr_step(batch=32, seconds=5.0):
   """Images per second of whole updates (forward, losses, backward, Adam) on one device, from a batch already there."""
   arrays = smpl.load_arrays("mannequin")
   step, state, data, assets = set_up(arrays, batch)
-  functions = {"ours": _runner(step, state, data, assets)}
+  functions = {"ours": runner(step, state, data, assets)}
   if all(importlib.util.find_spec(name) for name in ("torch", "smplx")):
     functions["peer"] = peer_step(arrays, state, data, assets)
   size = sum(x.size for x in jax.tree.leaves(state.params))
@@ -47,22 +47,22 @@ def hmr_step(batch=32, seconds=5.0):
           "bytes_per_item": 4 * 7 * size / batch + 4 * 3 * IMAGE_SIZE ** 2}
 
 
-def set_up(arrays, batch):
-  """(mapped step, state, batch laid out for it, assets) of CONFIG on one device."""
+def set_up(arrays, batch, image_size=IMAGE_SIZE, net=()):
+  """(mapped step, state, batch laid out for it, assets) of CONFIG on one device; `net` changes its network."""
   body = smpl.from_arrays(arrays)
   pose = np.tile(np.eye(3, dtype=np.float32), (24, 1, 1))
   pose[0] = np.diag([1, -1, -1])
   mean = {"pose": jnp.asarray(pose), "betas": jnp.zeros(10), "camera": jnp.array([0.9, 0, 0])}
   assets = {"keypoint_body": smpl.sub_body(body, ("spin49",)), "mean": mean}
-  system = hmr.build(ml_collections.ConfigDict(CONFIG))
+  system = hmr.build(ml_collections.ConfigDict(CONFIG | {"net": CONFIG["net"] | dict(net)}))
   mapper = parallel.make("pmap", jax.devices()[:1])
-  data = spec.fake_batch(IMAGE_SIZE, batch)
+  data = spec.fake_batch(image_size, batch)
   state = mapper.replicate(system.init(jax.random.key(0), data, assets))
   data = {k: jnp.asarray(v) for k, v in mapper.to_devices(data).items()}
   return mapper.train(system.step), state, data, mapper.replicate(assets)
 
 
-def _runner(step, state, data, assets):
+def runner(step, state, data, assets):
   """One update per call; the step eats its state, so the first one is a copy."""
   box = [jax.tree.map(jnp.copy, state)]
 

@@ -2,7 +2,8 @@
 
 An example of a data set (NumPy):
 
-    image        [H, W, 3] uint8 RGB              box          [3] centre x, y and side in its pixels
+    image        [H, W, 3] uint8 RGB, or the      box          [3] centre x, y and side in its pixels
+                 bytes of a JPEG or PNG
     keypoints2d  [49, 3] pixels, confidence       keypoints3d  [49, 4] metres, camera frame, confidence
     pose         [24, 3, 3] root first            betas [10], has_pose, has_betas, has_keypoints3d
     transl [3], focal_px [], center_px [2]        the camera of its pixels, zeros where unknown
@@ -45,36 +46,53 @@ def draw(rng):
   return Augmentation(bool(flip), float(np.deg2rad(angle)), float(scale), rng.uniform(0.6, 1.4, 3).astype(np.float32))
 
 
-def apply(example, augmentation, size):
+def apply(example, augmentation, size, crop=None):
   """The crop a network sees, and its labels in `data.spec`'s form.
 
   Args:
     example: see the top of this file.
     augmentation: Augmentation; its gain is passed on, not applied.
     size: side of the crop in pixels.
+    crop: [size, size, 3] uint8 to write the picture to; None makes a new one.
   Returns:
     dict of spec.FIELDS (image uint8, without id, mask, person, view and the prior's) and "gain" [3].
   Source: SPIN: crop and rotate, then flip; 2D keypoints the same way; 3D points and the root turn by -r about z.
   Differs: theirs truncates keypoints to whole pixels and counts pixels from one; ours keeps the exact map.
   """
-  affine = images.crop_affine(example["box"][:2], example["box"][2] * augmentation.scale, size, augmentation.angle_rad)
+  affine = crop_map(example["box"], augmentation, size)
+  crop = np.empty((size, size, 3), np.uint8) if crop is None else crop
+  if isinstance(example["image"], bytes):
+    images.warp_encoded(example["image"], affine, size, crop)
+  else:
+    crop[:] = images.warp(example["image"], affine, size)
+  out = labels(example, augmentation, affine, size)
+  return {"image": crop, "gain": augmentation.gain} | out | _maps(example, affine, size, augmentation.flip)
+
+
+def crop_map(box, augmentation, size):
+  """[2, 3] the map from pixels of the image to pixels of the augmented crop; see `images.crop_affine`."""
+  affine = images.crop_affine(box[:2], box[2] * augmentation.scale, size, augmentation.angle_rad)
   if augmentation.flip:
     affine = np.array([[-1.0, 0.0, size], [0.0, 1.0, 0.0]]) @ np.vstack([affine, [0.0, 0.0, 1.0]])
+  return affine
+
+
+def labels(example, augmentation, affine, size):
+  """All that `apply` returns but pictures, given the crop's `affine` map."""
   turn = _turn(augmentation)
   keypoints2d = _keypoints2d(example["keypoints2d"], affine, size, augmentation.flip)
   keypoints3d, transl = _points(example, turn, augmentation.flip)
   pose = _pose(example["pose"], turn, augmentation.flip)
   known = np.float32(example["has_pose"])
-  out = {"image": images.warp(example["image"], affine, size), "gain": augmentation.gain, "keypoints2d": keypoints2d,
-         "keypoints3d": keypoints3d, "global_orient": pose[:1] * known, "body_pose": pose[1:] * known,
-         "betas": np.asarray(example["betas"], np.float32), "transl": transl * known,
-         "focal_px": np.float32(example["focal_px"] * np.sqrt(abs(np.linalg.det(affine[:, :2])))),
+  out = {"keypoints2d": keypoints2d, "keypoints3d": keypoints3d, "global_orient": pose[:1] * known,
+         "body_pose": pose[1:] * known, "betas": np.asarray(example["betas"], np.float32), "transl": transl * known,
+         "focal_px": np.float32(example["focal_px"] / images.shrink(affine)),
          "center_px": (affine[:, :2] @ example["center_px"] + affine[:, 2]).astype(np.float32)}
   out |= {name: np.float32(example[name]) for name in ("has_pose", "has_betas", "has_keypoints3d")}
   if "visible" in example:
     inside = np.all(np.abs(keypoints2d[:, :2]) < 1, -1)
     out["visible"] = (_permuted(example["visible"], augmentation.flip) * inside).astype(np.float32)
-  return out | _maps(example, affine, size, augmentation.flip)
+  return out
 
 
 def _turn(augmentation):

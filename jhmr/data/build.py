@@ -1,6 +1,7 @@
 """Builds a data set of rendered people: python -m jhmr.data.build --out DIR --num_train 10000 --num_val 500
 
-DIR then goes into --config.data.source. It appears when it is complete; an interrupted build leaves nothing behind.
+DIR then goes into --config.data.source. It appears when it is complete; an interrupted build leaves nothing behind, or,
+when it was killed, a hidden directory beside DIR that the next build of DIR removes.
 """
 
 import argparse
@@ -8,14 +9,13 @@ import contextlib
 import io
 import os
 import pathlib
-import shutil
 import sys
-import tempfile
 import time
 
 from jhmr import command
 from jhmr.body import mesh
 from jhmr.body import smpl
+from jhmr.data import scratch
 from jhmr.data import synthetic
 from jhmr.errors import InputError
 
@@ -42,9 +42,10 @@ def build(out, num_train, num_val, image_size=256, body="mannequin", seed=0, sha
   if num_train < 1 or num_val < 1 or not 0 <= seed < _VAL_SEED:
     raise InputError(f"--num_train {num_train}, --num_val {num_val}, --seed {seed}: give at least one example of each "
                      f"and a seed in 0..{_VAL_SEED - 1}")
+  from jhmr.data import records
   from jhmr.data.builders import synthetic_people  # TFDS takes a second to import: after the mistakes are found
   import tensorflow_datasets as tfds
-  margin = synthetic.Settings().box_scale * synthetic_people.BOX_MARGIN
+  margin = synthetic.Settings().box_scale * records.BOX_MARGIN
   settings = synthetic.Settings(image_size=image_size, share_2d_only=share_2d_only, scale_jitter=0.0, shift_jitter=0.0,
                                 share_truncated=0.0, box_scale=margin)
   synthetic.check(settings)
@@ -53,23 +54,13 @@ def build(out, num_train, num_val, image_size=256, body="mannequin", seed=0, sha
   plan = {"train": (num_train, seed, settings),
           "val": (num_val, seed + _VAL_SEED, settings._replace(share_2d_only=0.0))}
   tfds.disable_progress_bar()
-  with _scratch_beside(out) as scratch:
+  with scratch.beside(out) as made:
     builder = synthetic_people.SyntheticPeople(
-        assets=assets, plan=plan, report=_reporter(sys.stdout), data_dir=str(scratch),
+        assets=assets, plan=plan, report=_reporter(sys.stdout), data_dir=str(made),
         description=f"Rendered people: body {pathlib.Path(body).name}, seed {seed}, {image_size} pixels.")
     with contextlib.redirect_stdout(io.StringIO()):  # TFDS speaks of downloads and of the scratch directory
       builder.download_and_prepare()
     os.rename(builder.data_dir, out)
-
-
-@contextlib.contextmanager
-def _scratch_beside(out):
-  """A hidden directory on the same disk, so that the finished one can be renamed into place; always removed."""
-  scratch = pathlib.Path(tempfile.mkdtemp(prefix=f".{out.name}.", dir=out.parent))
-  try:
-    yield scratch
-  finally:
-    shutil.rmtree(scratch, ignore_errors=True)
 
 
 def _reporter(file):

@@ -1,7 +1,8 @@
 """Crops and pixel values, the same for rendered people, data sets and users' images."""
 
+import math
+
 import cv2
-import jax.numpy as jnp
 import numpy as np
 
 # RGB, in 0..1. Source: ImageNet statistics as torchvision's weights expect them.
@@ -11,6 +12,7 @@ STD = np.array([0.229, 0.224, 0.225], np.float32)
 
 def normalize(image):
   """RGB [..., 3] in 0..255 (uint8 or float) -> float32, what networks see."""
+  import jax.numpy as jnp  # here, because worker processes crop pictures and must not load JAX
   return (jnp.asarray(image, jnp.float32) / 255.0 - MEAN) / STD
 
 
@@ -38,11 +40,86 @@ def crop_affine(center_px, side_px, size, angle_rad=0.0):
   return np.hstack([linear, (size / 2 - linear @ np.asarray(center_px, np.float64))[:, None]])
 
 
+def decode(data, color=True, cover=1.0):
+  """Pixels of an encoded image.
+
+  Args:
+    data: bytes of a JPEG, PNG or whatever else OpenCV reads; a turn asked for in EXIF is not made, as in TFDS.
+    color: False keeps one channel and 16 bits where the file has them.
+    cover: how many of its pixels, along a side, a pixel of the result may cover.
+  Returns:
+    ([h, w, 3] BGR uint8, or [h, w] without color; n = 1, 2, 4 or 8). Only a JPEG gives n > 1: its pixel (i, j) is the
+    mean of the file's pixels ni..ni+n-1, nj..nj+n-1, by the inverse cosine transform of the low frequencies.
+  Raises:
+    ValueError: when it is empty, cut short, or not an image.
+  """
+  if not data:
+    raise ValueError("its image is empty")
+  jpeg = data[:3] == b"\xff\xd8\xff"
+  if not (_jpeg_ends(data) if jpeg else data[:4] != b"\x89PNG" or b"IEND" in data[-4096:]):
+    raise ValueError(f"its {'JPEG' if jpeg else 'PNG'} is truncated")
+  reduction = 2 ** int(np.clip(np.log2(max(cover, 1.0)), 0, 3)) if jpeg and color else 1
+  image = cv2.imdecode(np.frombuffer(data, np.uint8), _FLAGS[reduction] if color else cv2.IMREAD_UNCHANGED)
+  if image is None:
+    raise ValueError("its image cannot be decoded")
+  return image, reduction
+
+
+_FLAGS = {n: flag | cv2.IMREAD_IGNORE_ORIENTATION for n, flag in (
+    (1, cv2.IMREAD_COLOR), (2, cv2.IMREAD_REDUCED_COLOR_2), (4, cv2.IMREAD_REDUCED_COLOR_4),
+    (8, cv2.IMREAD_REDUCED_COLOR_8))}
+
+
+def _jpeg_ends(data):
+  """Whether the end marker follows the picture: OpenCV 4 paints what is missing grey and says nothing.
+
+  Headers are stepped over, because a thumbnail in them has an end marker of its own.
+  """
+  if data[-2:] == b"\xff\xd9":
+    return True
+  at = 2
+  while data[at:at + 1] == b"\xff" and data[at + 1:at + 2] != b"\xda":
+    at += 2 + int.from_bytes(data[at + 2:at + 4], "big")
+  return data[at + 1:at + 2] == b"\xda" and data.find(b"\xff\xd9", at) >= 0
+
+
+def warp_encoded(data, affine, size, out):
+  """As `warp`, of the encoded image `data`, into out [size, size, 3] uint8 RGB.
+
+  A photograph much larger than its crop is decoded at a half, a quarter or an eighth, which costs a fraction.
+
+  Raises:
+    ValueError: as `decode`.
+  """
+  image, reduction = decode(data, cover=shrink(affine))
+  image, affine = _seen(image, np.hstack([affine[:, :2] * reduction, affine[:, 2:]]), size)
+  # OpenCV 5 warps four channels in 0.18 ms where three take 0.33 ms (224 x 224), to the same bits.
+  crop = warp(cv2.cvtColor(image, cv2.COLOR_BGR2BGRA), affine, size)
+  cv2.cvtColor(crop, cv2.COLOR_BGRA2RGB, dst=out)
+
+
+def _seen(image, affine, size):
+  """The part of an image that a crop shows, with a margin for what it is averaged from, and the map from there."""
+  corners = np.array([[0, size, 0, size], [0, 0, size, size]]) - affine[:, 2:]
+  px = np.linalg.solve(affine[:, :2], corners)
+  margin = 4 + 2 * shrink(affine)
+  low = np.clip(np.floor(px.min(1) - margin), 0, np.array(image.shape[1::-1]) - 1).astype(int)
+  high = np.maximum(np.ceil(px.max(1) + margin), low + 1).astype(int)
+  moved = affine[:, 2:] + affine[:, :2] @ low[:, None]
+  return image[low[1]:high[1], low[0]:high[0]], np.hstack([affine[:, :2], moved])
+
+
+def shrink(affine):
+  """Source pixels per pixel of the crop, along a side."""
+  (a, b), (c, d) = affine[:, :2].tolist()
+  return 1.0 / math.sqrt(abs(a * d - b * c))
+
+
 def warp(image, affine, size):
-  """Resamples image [H, W, 3] uint8 by a map of half-pixel coordinates, zeros outside; averages when it shrinks."""
-  shrink = 1.0 / np.sqrt(abs(np.linalg.det(affine[:, :2])))
-  if shrink > 2.0:  # bilinear samples alone would alias: halve first
-    factor = 2 ** int(np.log2(shrink))
+  """Resamples image [H, W, C] uint8 by a map of half-pixel coordinates, zeros outside; averages when it shrinks."""
+  reduction = shrink(affine)
+  if reduction > 2.0:  # bilinear samples alone would alias: halve first
+    factor = 2 ** int(np.log2(reduction))
     whole = np.array(image.shape[1::-1])
     part = np.maximum(whole // factor, 1)
     image = cv2.resize(image, part.tolist(), interpolation=cv2.INTER_AREA)

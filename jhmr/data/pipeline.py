@@ -1,134 +1,123 @@
 """Batches from a data set on disk: read, crop and augment on the host, finish on the device.
 
-Row r of batch i is a function of (config.seed, i, r) alone, whatever the number of processes and threads: the order and
-the augmentation are drawn for positions of one global sequence, and process p of n takes rows [p B/n, (p+1) B/n) of
-every batch. So a run resumes at its step, on other machines too.
+Row r of batch i is a function of (config.seed, i, r) alone, whatever the number of processes, workers and threads: the
+order and the augmentation are drawn for positions of one global sequence, and process p of n takes rows
+[p B/n, (p+1) B/n) of every batch. So a run resumes at its step, on other machines too.
 
-Any TFDS data set with the features of `builders.synthetic_people` will do.
+A record that cannot be read is skipped, counted and named; see `rows.substitutes` and `bad_records`.
+
+Any TFDS data set with the features of `jhmr.data.records.features` will do.
 """
 
-import concurrent.futures
 import functools
 import os
 
-import grain.python as grain
+from grain import experimental as grain
 import jax
 import jax.numpy as jnp
 import numpy as np
-import tensorflow_datasets as tfds
 
 from jhmr.body import poses
-from jhmr.data import augment
+from jhmr.data import bad_records
 from jhmr.data import images
-from jhmr.data.builders import synthetic_people
+from jhmr.data import pools
+from jhmr.data import rows
 from jhmr.data.source import Source
 from jhmr.errors import InputError
 
-_AHEAD = 2  # batches prepared before they are asked for
-
-
-def open_data_set(directory):
-  """The TFDS builder of a directory.
-
-  Raises:
-    InputError: naming the directory, when it is missing, is not a data set, or lacks features.
-  """
-  if not os.path.isdir(directory):
-    raise InputError(f"data set {directory!r} does not exist: build one with python -m jhmr.data.build, "
-                     "or set config.data.source=stream")
-  try:
-    builder = tfds.builder_from_directory(str(directory))
-    features = set(builder.info.features)
-  except Exception as e:  # TFDS raises whatever its parsers do
-    raise InputError(f"{directory!r} is not a TFDS data set ({_first_line(e)}): give the directory with "
-                     "dataset_info.json") from e
-  missing = set(synthetic_people.features()) - features
-  if missing:
-    raise InputError(f"data set {directory!r} lacks {', '.join(sorted(missing))}: it needs the features of "
-                     "jhmr/data/builders/synthetic_people.py")
-  return builder
-
-
-def open_split(directory, name):
-  """Random access to a split's decoded examples; its first and last are read to see that they can be.
-
-  Raises:
-    InputError: naming the directory and the split.
-  """
-  builder = open_data_set(directory)
-  if name not in builder.info.splits:
-    raise InputError(f"data set {directory!r} has no split {name!r}: it has {', '.join(builder.info.splits)}")
-  try:
-    source = builder.as_data_source(split=name)
-    for index in {0, len(source) - 1}:
-      synthetic_people.decode(source[index])
-  except Exception as e:  # array_record and OpenCV raise their own kinds
-    raise InputError(f"split {name!r} of data set {directory!r} cannot be read ({_first_line(e)}): "
-                     "build it again") from e
-  return source
-
-
-def _first_line(error):
-  return (str(error).strip() or type(error).__name__).splitlines()[0][:200]
+_AHEAD = 2  # batches prepared before they are asked for, at least
 
 
 def open_training(config, process_index=0, process_count=1):
   """Shuffled, augmented batches without end of the split "train". Returns Source; see `source.open_source`."""
-  data = open_split(config.data.source, "train")
-  order = grain.MapDataset.source(data).seed(config.seed).shuffle().repeat()
-  ready = order.random_map(functools.partial(_prepare, config.image_size, config.data.get("maps", False)))
-  local = config.batch_size // process_count
-  first = lambda i: i * config.batch_size + process_index * local
-  batch = _prefetched(lambda i, row: ready[first(i) + row], local, config.data.get("num_threads", 8))
-  return Source(batch, _finish, len(data), -(-len(data) // config.batch_size), epoch=len(data))
+  return _open(config, "train", True, process_index, process_count)
 
 
 def open_evaluation(config, name, process_index=0, process_count=1):
-  """Batches of a split in order, not augmented, padded by repeating the last example with mask 0."""
-  data = open_split(config.data.source, name)
-  local, maps = config.batch_size // process_count, config.data.get("maps", False)
+  """Batches of a split in order, not augmented, padded by repeating the last example.
 
-  def row(i, r):
-    position = i * config.batch_size + process_index * local + r
-    example = _crop(config.image_size, maps, data[min(position, len(data) - 1)], augment.Augmentation())
-    return example | {"prior": np.uint32(position), "mask": np.float32(position < len(data))}
-
-  num_batches = -(-len(data) // config.batch_size)
-  batch = _prefetched(row, local, config.data.get("num_threads", 8), num_batches)
-  return Source(batch, _finish, len(data), num_batches)
+  `mask` is 0 on the padding, and on a bad record, whose row shows another one.
+  """
+  return _open(config, name, False, process_index, process_count)
 
 
-def _prepare(size, maps, example, rng):
-  """One augmented example; `rng` is NumPy's, seeded by grain with (seed, position)."""
-  prior = rng.integers(2**32, dtype=np.uint32)
-  return _crop(size, maps, example, augment.draw(rng)) | {"prior": prior, "mask": np.float32(1)}
+def _open(config, split, augmented, process_index, process_count):
+  options = _options(config)
+  plan = rows.Plan(str(config.data.source), split, int(config.image_size), bool(config.data.get("maps", False)),
+                   int(config.seed), augmented, _written_ns(config.data.source))
+  shapes, size = rows.layout(plan), len(rows.open_plan(plan)[0])
+  local, num_batches = config.batch_size // process_count, -(-size // config.batch_size)
+
+  def where(i):
+    """Positions in the global sequence and record indices of our rows of batch i."""
+    first = i * config.batch_size + process_index * local
+    positions = range(first, first + local)
+    return positions, [_shuffled(plan.seed, size, p) if augmented else p for p in positions]
+
+  pool = _pool(options["num_workers"], options["num_threads"])
+  ledger = bad_records.open_ledger(plan.directory, split, options["max_bad_share"])
+  batch = _prefetched(plan, shapes, where, local, pool, ledger, None if augmented else num_batches)
+  return Source(batch, _finish, size, num_batches, size, ledger.stats, pool.close)
 
 
-def _crop(size, maps, stored, augmentation):
-  example = synthetic_people.decode(stored)
-  if not maps:
-    example = {k: v for k, v in example.items() if k not in ("parts", "depth")}
-  out = augment.apply(example, augmentation, size)
-  return out | {name: np.int32(example[name]) for name in ("id", "person", "view")}
+def _pool(num_workers, num_threads):
+  if num_workers:
+    return pools.processes(num_workers)
+  # More threads than cores are slower: they wait for each other's turn with Python.
+  return pools.threads(min(num_threads, os.cpu_count() or 1)) if num_threads else pools.none()
 
 
-def _prefetched(row, local, num_threads, num_batches=None):
-  """batch(i) from row(i, r): rows by a pool of threads (decoding and warping leave Python free), next batches ahead."""
-  pool = concurrent.futures.ThreadPoolExecutor(num_threads, thread_name_prefix="jhmr-data")
+def _written_ns(directory):
+  file = os.path.join(directory, "dataset_info.json")
+  return os.stat(file).st_mtime_ns if os.path.isfile(file) else 0  # a missing one is named when it is opened
+
+
+def _options(config):
+  """{"num_workers", "num_threads", "max_bad_share"} of config.data, checked."""
+  chosen = {"num_workers": 0, "num_threads": 8, "max_bad_share": 0.05}
+  chosen = {name: type(value)(config.data.get(name, value)) for name, value in chosen.items()}
+  for name, value in chosen.items():
+    if value < 0:
+      raise InputError(f"config.data.{name} is {value}: give 0 or more")
+  if not 0 <= config.seed < 2**32:
+    raise InputError(f"config.seed is {config.seed}: give a number in 0..{2**32 - 1}")
+  return chosen
+
+
+def _shuffled(seed, size, position):
+  """Which record a position of the endless sequence shows: every epoch has each once, in an order of its own."""
+  epoch, index = divmod(position, size)
+  return grain.index_shuffle(index, max_index=size - 1, seed=_epoch_seed(seed, epoch), rounds=4)
+
+
+@functools.lru_cache(maxsize=16)
+def _epoch_seed(seed, epoch):
+  return int(np.random.SeedSequence((seed, epoch)).generate_state(1)[0])
+
+
+def _prefetched(plan, shapes, where, local, pool, ledger, num_batches=None):
+  """batch(i): rows filled by the pool, the next batches begun before they are asked for."""
+  ahead = max(_AHEAD, -(-2 * pool.size // local)) if pool.size else 0
+  chunk = max(1, min(8, local // (2 * pool.size or 1)))  # rows a task: few enough that the pool ends together
   pending = {}
 
   def submit(i):
-    if i not in pending and (num_batches is None or i < num_batches):
-      pending[i] = [pool.submit(row, i, r) for r in range(local)]
+    if i in pending or (num_batches is not None and i >= num_batches):
+      return
+    (positions, indices), out = where(i), rows.empty(shapes, local)
+    pending[i] = out, [pool.submit(plan, positions[r:r + chunk], indices[r:r + chunk], out, r)
+                       for r in range(0, local, chunk)]
 
   def batch(i):
-    for j in range(i, i + 1 + _AHEAD):
+    for j in range(i, i + 1 + ahead):
       submit(j)
-    for stale in [j for j in pending if not i <= j <= i + _AHEAD]:
-      for future in pending.pop(stale):
+    for stale in [j for j in pending if not i <= j <= i + ahead]:
+      for future in pending.pop(stale)[1]:
         future.cancel()
-    rows = [future.result() for future in pending.pop(i)]
-    return {name: np.stack([r[name] for r in rows]) for name in rows[0]}
+    out, futures = pending.pop(i)
+    bad = [record for future in futures for record in future.result()]
+    ledger.add(local + len(bad), bad)
+    return out
 
   return batch
 

@@ -19,7 +19,8 @@ from jhmr.data import synthetic
 from jhmr.errors import InputError
 
 STREAM = "stream"  # config.data.source for rendered people; anything else is the directory of a built data set
-_OTHER_KEYS = ("source", "mocap", "num_threads", "maps")  # of config.data, read here, in `pipeline` or by `assets`
+# Keys of config.data that are read here, in `pipeline` or by `assets`.
+_OTHER_KEYS = ("source", "mocap", "num_workers", "num_threads", "max_bad_share", "maps")
 
 
 class Source(NamedTuple):
@@ -29,8 +30,8 @@ class Source(NamedTuple):
   size: int            # examples; of the endless stream, those before indices repeat
   num_batches: int     # ceil(size / batch_size)
   epoch: int = 0       # examples of an epoch; 0 where the data never end
-  stats: Callable = dict                # -> {name: number} of what has been read so far, for the log
-  close: Callable = lambda: None        # ends threads and processes
+  stats: Callable = dict            # () -> {"bad_records", "reads"} so far in this process; {} for a stream
+  close: Callable = lambda: None    # () -> None: ends threads and workers; no batches after that
 
 
 def settings(config):
@@ -97,8 +98,8 @@ def open_split(config, assets, name, process_index=0, process_count=1):
   del assets
   local = _local_size(config, process_count)
   if config.data.source != STREAM:
-    from jhmr.data import pipeline
-    if name in pipeline.open_data_set(config.data.source).info.splits:
+    from jhmr.data import pipeline, records
+    if name in records.open_data_set(config.data.source).info.splits:
       return pipeline.open_evaluation(config, name, process_index, process_count)
   if name not in synthetic.splits():
     raise InputError(f"split {name!r} does not exist: rendered splits are {', '.join(synthetic.splits())}")

@@ -6,7 +6,7 @@ import pytest
 
 from jhmr.body import joints
 from jhmr.data import augment
-from jhmr.data.builders import synthetic_people
+from jhmr.data import records
 import people
 
 SIZE = 80
@@ -19,7 +19,7 @@ def examples():
   """Six labelled examples in the form that data sets store."""
   batch = people.examples(np.arange(16), people.SETTINGS)
   rows = np.flatnonzero(batch["has_pose"])[:6]
-  stored = [synthetic_people.encode(jax.tree.map(lambda x, row=row: x[row], batch)) for row in rows]
+  stored = [records.encode(jax.tree.map(lambda x, row=row: x[row], batch)) for row in rows]
   for one, row in zip(stored, rows):
     one["image"] = np.asarray(np.random.default_rng(row).integers(0, 255, (64, 64, 3)), np.uint8)
     one |= {"parts": batch["parts"][row], "depth": batch["depth"][row], "box": np.array([32, 32, 50], np.float32)}

@@ -1,19 +1,23 @@
 """Data sets on disk: what is written comes back, and batches do not know how many processes or threads read them."""
 
+import os
 import pathlib
+import shutil
+import subprocess
+import sys
 
 import jax
-import ml_collections
 import numpy as np
 import pytest
 
 from jhmr.data import build
 from jhmr.data import images
-from jhmr.data import pipeline
+from jhmr.data import records
 from jhmr.data import source
 from jhmr.data import spec
 from jhmr.data.builders import synthetic_people
 from jhmr.errors import InputError
+import disk
 import people
 
 NUM_TRAIN, NUM_VAL = 21, 5
@@ -23,32 +27,31 @@ NUM_TRAIN, NUM_VAL = 21, 5
 def built(tmp_path_factory):
   """(directory of a data set, {split seed's examples as they were rendered})."""
   out, written = tmp_path_factory.mktemp("data") / "people", []
-  plain = synthetic_people.encode
+  plain = records.encode
   with pytest.MonkeyPatch.context() as patch:
-    patch.setattr(synthetic_people, "encode", lambda example: written.append(example) or plain(example))
+    patch.setattr(records, "encode", lambda example: written.append(example) or plain(example))
     build.build(out, NUM_TRAIN, NUM_VAL, image_size=64, body="mannequin_small")
   return out, written
 
 
-def config(directory, batch_size=4, seed=1, **data):
-  return ml_collections.ConfigDict(dict(seed=seed, batch_size=batch_size, image_size=48,
-                                        data=dict(dict(source=str(directory), mocap=""), **data)))
+def config(directory, batch_size=4, **settings):
+  return disk.config(directory, batch_size, image_size=48, **settings)
 
 
 def test_reading_back_equals_what_was_written(built):
   directory, written = built
   read = {}
   for split, size in (("train", NUM_TRAIN), ("val", NUM_VAL)):
-    data = pipeline.open_split(directory, split)
+    data, wanted = records.open_split(directory, split)
     assert len(data) == size
-    read[split] = {int(e["id"]): synthetic_people.decode(e) for e in (data[i] for i in range(size))}
+    read[split] = {int(e["id"]): e for e in (records.decode(data[i], wanted) for i in range(size))}
     assert sorted(read[split]) == list(range(size))
   for split, example in [("train", e) for e in written[:NUM_TRAIN]] + [("val", e) for e in written[NUM_TRAIN:]]:
     stored = read[split][int(example["id"])]
     for name in ("keypoints3d", "visible", "betas", "transl", "focal_px", "center_px", "has_pose", "parts"):
       np.testing.assert_array_equal(stored[name], example[name], err_msg=name)
     np.testing.assert_array_equal(stored["pose"][1:], example["body_pose"])
-    np.testing.assert_allclose(stored["depth"], example["depth"], atol=0.51 * synthetic_people.DEPTH_STEP_M)
+    np.testing.assert_allclose(stored["depth"], example["depth"], atol=0.51 * records.DEPTH_STEP_M)
     np.testing.assert_allclose(stored["keypoints2d"][:, :2] / 32 - 1, example["keypoints2d"][:, :2],
                                atol=1e-5 + 2 * np.max(example["keypoints2d"][:, 2] == 0))
     pixels = images.to_uint8(example["image"]).astype(float)
@@ -63,22 +66,16 @@ def test_validation_people_are_not_training_people(built):
   assert all(e["has_pose"] for e in written[NUM_TRAIN:]) and not all(e["has_pose"] for e in written[:NUM_TRAIN])
 
 
-def assert_same(one, other):
-  assert set(one) == set(other)
-  for name in one:
-    np.testing.assert_array_equal(one[name], other[name], err_msg=name)
-
-
 def test_batches_are_functions_of_seed_and_step(built):
   directory, _ = built
   whole = source.open_source(config(directory), None)
   batches = [whole.batch(i) for i in range(8)]
   again = source.open_source(config(directory, num_threads=1), None)
-  assert_same(again.batch(6), batches[6])  # resumed at step 6, one thread
+  disk.assert_same(again.batch(6), batches[6])  # resumed at step 6, one thread
   halves = [source.open_source(config(directory), None, p, 2) for p in range(2)]
   for i in (0, 5, 7):
     parts = [half.batch(i) for half in halves]
-    assert_same({name: np.concatenate([p[name] for p in parts]) for name in parts[0]}, batches[i])
+    disk.assert_same({name: np.concatenate([p[name] for p in parts]) for name in parts[0]}, batches[i])
   other = source.open_source(config(directory, seed=2), None).batch(0)
   assert np.any(other["id"] != batches[0]["id"])
 
@@ -143,6 +140,24 @@ def test_what_cannot_be_read_is_named_at_the_start(built, tmp_path):
     assert name in str(caught.value) and "\n" not in str(caught.value)
 
 
+def test_a_format_without_random_access_and_missing_files_are_named(tmp_path):
+  other = disk.write(tmp_path / "other", 2, 1)
+  (other / "dataset_info.json").write_text((other / "dataset_info.json").read_text().replace("array_record", "tfrecord"))
+  gone = disk.write(tmp_path / "gone", 2, 1)
+  next(gone.glob("*train*")).unlink()
+  for directory in (other, gone):
+    with pytest.raises(InputError, match="split 'train' of data set .* cannot be read") as caught:
+      disk.training(directory)
+    assert "\n" not in str(caught.value)
+
+
+def test_a_data_set_built_anew_in_the_same_place_is_another_one(tmp_path):
+  assert disk.training(disk.write(tmp_path / "people", 3, 1)).size == 3
+  shutil.rmtree(tmp_path / "people")
+  again = disk.training(disk.write(tmp_path / "people", 1, 1), batch_size=2)
+  assert again.size == 1 and list(again.batch(3)["id"]) == [1000, 1000]
+
+
 def test_a_build_overwrites_nothing_and_says_what_is_wrong(built, tmp_path):
   directory, _ = built
   for out, arguments, says in ((directory, (1, 1), "exists"), (tmp_path / "a" / "b", (1, 1), "does not exist"),
@@ -159,3 +174,33 @@ def test_an_interrupted_build_leaves_nothing(tmp_path, monkeypatch, error):
   with pytest.raises(error):
     build.build(tmp_path / "people", 2, 2, image_size=64, body="mannequin_small")
   assert not list(tmp_path.iterdir())
+
+
+_ENDLESS = """
+import sys, time
+from jhmr.data.builders import examples
+def endless():
+  yield examples.record(0, b"", [1, 1, 1], (4, 4))
+  print("begun", file=sys.stderr, flush=True)
+  time.sleep(60)
+examples.write(sys.argv[1], {"train": endless()})
+"""
+
+
+def test_what_a_killed_build_leaves_is_removed_by_the_next_and_nothing_else_is(tmp_path, capsys):
+  command, env = [sys.executable, "-c", _ENDLESS, str(tmp_path / "people")], {"PYTHONPATH": os.pathsep.join(sys.path)}
+  one, other = (subprocess.Popen(command, text=True, stderr=subprocess.PIPE, env=os.environ | env) for _ in range(2))
+  for process in (one, other):
+    assert process.stderr.readline() == "begun\n"
+  (tmp_path / ".people.mine_too").mkdir()
+  one.kill()
+  one.wait()
+  assert len(list(tmp_path.iterdir())) == 3
+  disk.write(tmp_path / "people", 2, 1)
+  said = capsys.readouterr().out.splitlines()
+  assert len(said) == 1 and said[0].startswith(f"removed {tmp_path / '.people.'}") and "interrupted" in said[0]
+  left = sorted(d.name for d in tmp_path.iterdir())
+  assert len(left) == 3 and left[-1] == "people" and ".people.mine_too" in left  # and the one still being written
+  other.kill()
+  other.communicate()
+  one.stderr.close()

@@ -185,6 +185,29 @@ def test_what_val_occluded_hides_cannot_be_seen():
       assert batch["parts"][i, y, x] == 0
 
 
+def test_without_variety_everybody_wears_the_same():
+  keys = jax.random.split(jax.random.key(0), 32)
+  wear = lambda variety: jax.jit(jax.vmap(lambda key: synthetic._person(None, key, variety)["clothes"]))  # no poses
+  clothes = {variety: wear(variety)(keys) for variety in (0.0, 1.0)}
+  spread = lambda variety: [np.ptp(np.asarray(x, np.float64), 0).max() for x in jax.tree.leaves(clothes[variety])]
+  assert max(spread(0.0)) < 1e-6 < 0.3 < max(spread(1.0))
+
+
+def test_people_face_the_camera_to_within_the_setting():
+  """The same people at two settings differ by a turn about their own vertical: its angle is the yaw."""
+  @jax.jit  # facing_deg is traced: one program does for both
+  def roots(assets, index, facing):
+    settings = SETTINGS._replace(facing_deg=facing, share_2d_only=0.0)
+    return synthetic.examples(assets, 0, index, settings)["global_orient"][:, 0]
+
+  found = {facing: np.asarray(roots(people.assets(), np.arange(64), facing)) for facing in (0.0, 60.0)}
+  assert np.mean(found[0.0][:, 2, 2] < -0.7) > 0.5  # a standing body's front looks against the camera's axis
+  turn = found[60.0] @ np.swapaxes(found[0.0], 1, 2)
+  yaw = np.degrees(np.arccos(np.clip((np.trace(turn, axis1=1, axis2=2) - 1) / 2, -1, 1)))
+  side = np.sign(turn[:, 2, 0])  # the camera's y points down, or nearly
+  assert yaw.max() < 60.1 and yaw.max() > 50 and 20 < yaw.mean() < 40 and 0.25 < np.mean(side > 0) < 0.75
+
+
 def test_splits_do_not_know_the_runs_settings():
   changed = SETTINGS._replace(share_2d_only=1.0, distance_m=(9.0, 9.1))
   one, other = (people.examples(np.arange(8), s, "multiview") for s in (SETTINGS, changed))
