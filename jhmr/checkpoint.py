@@ -9,6 +9,7 @@ A checkpoint is sound when every file is as files.json says. The list is made ju
 name, so there is none without; two small files that orbax (0.12) writes at that instant are checked by what they say.
 """
 
+import contextlib
 import errno
 import glob
 import json
@@ -92,6 +93,12 @@ def close(writer):
   with _explained(writer):
     writer.manager.wait_until_finished()
     writer.manager.close()
+
+
+def settle(writer):
+  """Lets a save that is under way end, well or not, when the run itself has failed."""
+  with contextlib.suppress(Exception):
+    writer.manager.wait_until_finished()
 
 
 class _explained:

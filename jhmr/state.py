@@ -47,7 +47,7 @@ class Prediction:
 class System(NamedTuple):
   """The three functions of a method; `jhmr/systems/<name>.py:build(config)` returns one."""
   init: Callable     # (rng, batch, assets) -> TrainState; sees a real batch
-  # (state, batch, assets) -> (TrainState, metrics {name: [] float32}); the metrics are the same on every device and hold
-  # the loss, its terms and the norm of every gradient, so that a step is sound exactly when all of them are finite
+  # (state, batch, assets) -> (TrainState, metrics {name: [] float32}), the metrics the same on every device: the loss,
+  # its terms and the norm of every gradient, so that a step is sound exactly when all of them are finite.
   step: Callable
   predict: Callable  # (state, batch, assets) -> Prediction

@@ -5,38 +5,20 @@ of (seed, i), so an interrupted run ends bit for bit where an uninterrupted one 
 runs this command (`distributed` says how they find each other); workdir is on a disk they share.
 """
 
+import errno
 import faulthandler
 import os
 import sys
 import time
-from typing import NamedTuple
 
 import jax
-from jhmr import assets as assets_lib
-from jhmr import checkpoint, command, distributed, evaluate, files, guard, optim, pace, parallel, pictures, report
-from jhmr import systems
+from jhmr import checkpoint, command, distributed, evaluate, guard, pace, pictures, report
+from jhmr import run as run_lib
 from jhmr.data import source as source_lib
 from jhmr.errors import InputError
 import numpy as np
 
-_INIT_EXAMPLES = 64  # what a system's init sees of the first batch, whatever the number of processes
 _PROFILED = (5, 8)   # steps after the start of which --profile writes a trace
-
-
-class Run(NamedTuple):
-  """Everything that is fixed once a run is set up."""
-  config: object     # resolved: config.num_steps, durations in steps
-  workdir: str
-  cluster: distributed.Cluster
-  mapper: parallel.Mapper
-  system: object
-  source: object
-  splits: dict
-  assets: dict       # on the devices
-  step: object       # the guarded step, on one device of many
-  writer: checkpoint.Writer
-  log: report.Report
-  profile: bool
 
 
 def main(argv):
@@ -58,84 +40,24 @@ def train(config, workdir, cluster=distributed.ALONE, profile=False):
     SystemExit: with distributed.EXIT_PREEMPTED, after SIGTERM; everything is saved.
   """
   started = time.monotonic()
-  parts = _opened(config, workdir, cluster)
-  newest, damaged = checkpoint.choose(workdir) if cluster.index == 0 else (None, [])
-  newest = distributed.agree(cluster, -1 if newest is None else newest)
-  begin = _fresh(config, cluster, parts, newest < 0)
+  prepared = run_lib.prepare(config, workdir, cluster)
   # --- nothing was written so far, and nothing is wrong with the input
   os.makedirs(workdir, exist_ok=True)
-  logfile = report.open_log(workdir, cluster.index)
+  logfile, run = report.open_log(workdir, cluster.index), None
   try:
-    run, state, origin = _set_up(config, workdir, cluster, profile, parts, newest, damaged, begin)
-    _introduce(run, state, origin, time.monotonic() - started)
+    run, state = run_lib.start(prepared, workdir, cluster, profile)
+    _introduce(run, state, prepared.origin, time.monotonic() - started)
     return _loop(run, state)
+  except OSError as error:
+    if error.errno != errno.ENOSPC:
+      raise
+    raise InputError(f"the disk of {workdir} is full ({error}): make room and run the same command again") from error
   finally:
-    for opened in (parts.source, *parts.splits.values()):
+    if run and cluster.count == 1:
+      checkpoint.settle(run.writer)
+    for opened in (prepared.source, *prepared.splits.values()):
       opened.close()
     report.close_log(logfile)
-
-
-class _Parts(NamedTuple):
-  """What a config names, opened."""
-  config: object     # resolved
-  mapper: parallel.Mapper
-  system: object
-  source: object
-  splits: dict
-  assets: dict       # on the host
-
-
-def _opened(config, workdir, cluster):
-  """The _Parts of a config; writes nothing."""
-  old = command.read_config(workdir) if os.path.exists(os.path.join(workdir, "config.json")) else None
-  if old is not None:
-    command.check_resumable(config, old)
-  elif os.path.isdir(workdir) and set(os.listdir(workdir)) - {"logs"}:
-    raise InputError(f"workdir {workdir!r} holds files that are not a run of ours: give an empty or new --workdir")
-  mapper = parallel.make(config.parallel)
-  assets = assets_lib.load(config)
-  source = source_lib.open_source(config, assets, cluster.index, cluster.count)
-  config = optim.resolve(config, source.epoch)
-  unit = mapper.num_devices * max(config.accumulate, 1)
-  if config.accumulate < 1 or config.batch_size % unit:
-    raise InputError(f"config.batch_size {config.batch_size} does not divide into config.accumulate {config.accumulate} "
-                     f"parts on each of {mapper.num_devices} devices: make it a multiple of {unit}")
-  system = systems.load(config)
-  return _Parts(config, mapper, system, source, evaluate.open_splits(config, assets, mapper), assets)
-
-
-def _fresh(config, cluster, parts, wanted):
-  """(function that makes the first state from examples, those examples, the state or None, its origin in words)."""
-  system, source, assets = parts.system, parts.source, parts.assets
-  first = distributed.first_rows(source.batch(0), _INIT_EXAMPLES, cluster.count)
-  make = lambda batch: guard.prepared(system.init(jax.random.key(config.seed), batch, assets), config.ema)
-  if not wanted:
-    return make, first, None, ""
-  state = make(jax.jit(source.on_device)(first, assets))
-  return (make, first, *(checkpoint.warm_start(state, config.warm_start) if config.warm_start else (state, "a fresh run")))
-
-
-def _set_up(asked, workdir, cluster, profile, parts, newest, damaged, begin):
-  """(Run, state on the devices, where the state came from in words)."""
-  config, mapper, main = parts.config, parts.mapper, cluster.index == 0
-  make, first, state, origin = begin
-  if main:
-    for step, trouble in damaged:
-      report.warn(f"checkpoint {step} is damaged ({trouble}): moved to {workdir}/damaged, going on from {newest}")
-    checkpoint.set_aside(workdir, [step for step, _ in damaged])
-    with files.whole(os.path.join(workdir, "config.json")) as f:
-      f.write(command.to_json(asked))
-  distributed.agree(cluster, 0)  # nobody looks into the folder before it is in order
-  writer = checkpoint.open_writer(workdir, config.keep, main)
-  if state is None:
-    shapes = jax.eval_shape(make, jax.eval_shape(parts.source.on_device, first, parts.assets))
-    state = mapper.locally(checkpoint.restore(writer, newest, shapes, mapper.replicated))
-    origin = f"resumed at step {newest}"
-  else:
-    state = mapper.replicate(state)
-  log = report.open_report(workdir, max(newest, 0), config.num_steps, main)
-  return Run(config, workdir, cluster, mapper, parts.system, parts.source, parts.splits, mapper.replicate(parts.assets),
-             guard.guarded(parts.system.step, config.ema), writer, log, profile), state, origin
 
 
 def _introduce(run, state, origin, seconds):
@@ -143,7 +65,7 @@ def _introduce(run, state, origin, seconds):
   report.say(f"{config.system} in {run.workdir}: {origin}")
   report.say(f"parameters: {', '.join(f'{k} {v:,}' for k, v in sizes.items())}; body {config.body}; "
              f"batch {config.batch_size} on {run.mapper.num_devices} x {jax.devices()[0].device_kind} "
-             f"({config.parallel}, {run.cluster.count} process{'es' * (run.cluster.count > 1)}); set up in {seconds:.0f} s")
+             f"({config.parallel}, processes: {run.cluster.count}); set up in {seconds:.0f} s")
 
 
 def _loop(run, state):
@@ -197,7 +119,8 @@ def _loop(run, state):
   _still_alive(0)
   _check(run, state, unread)
   checkpoint.close(run.writer)
-  return _finish(run, state, rows or evaluate.score_splits(scorer, guard.averaged(state), run.splits, run.assets))
+  rows = rows or evaluate.score_splits(scorer, guard.averaged(state), run.splits, run.assets)
+  return _finish(run, state, rows)
 
 
 def _tell(run, step, rows):
@@ -237,8 +160,9 @@ def _check(run, state, unread):
     report.warn(f"step {step}: {', '.join(odd)} not finite; update left out ({metrics['skipped']:.0f} so far)")
     return
   _still_alive(0)
-  culprit = guard.bad_examples(run.mapper, run.step, run.source.on_device, state.replace(step=state.step * 0 + step - 1),
-                               run.source.batch(step - 1), run.assets)
+  before = state.replace(step=state.step * 0 + step - 1)  # its random numbers; its parameters are one update younger
+  culprit = guard.bad_examples(run.mapper, run.step, run.source.on_device, before, run.source.batch(step - 1),
+                               run.assets)
   checkpoint.close(run.writer)
   raise InputError(f"step {step}: {', '.join(odd)} not finite ({culprit}), after {metrics['skipped'] - 1:.0f} updates "
                    f"left out; the last checkpoint is step {run.writer.manager.latest_step()}: mend the data, lower "
@@ -266,8 +190,8 @@ def _profile(run, count):
       jax.profiler.start_trace(os.path.join(run.workdir, "profile"))
     if count == _PROFILED[1]:
       jax.profiler.stop_trace()
-      report.say(f"trace of {_PROFILED[1] - _PROFILED[0]} steps is in {run.workdir}/profile: open it with TensorBoard's "
-                 "profile plug-in or xprof")
+      report.say(f"trace of {_PROFILED[1] - _PROFILED[0]} steps is in {run.workdir}/profile: open it with "
+                 "TensorBoard's profile plug-in or xprof")
 
 
 if __name__ == "__main__":

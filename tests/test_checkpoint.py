@@ -147,7 +147,8 @@ def small_disk(tmp_path):
   """A folder on a file system of two megabytes."""
   folder = tmp_path / "disk"
   folder.mkdir()
-  if subprocess.run(["mount", "-t", "tmpfs", "-o", "size=2m", "none", folder], capture_output=True, check=False).returncode:
+  mount = ["mount", "-t", "tmpfs", "-o", "size=2m", "none", folder]
+  if subprocess.run(mount, capture_output=True, check=False).returncode:
     pytest.skip("mounting a small file system needs root")
   yield folder
   subprocess.run(["umount", "-l", folder], check=True)

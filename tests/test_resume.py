@@ -96,7 +96,8 @@ def test_sigterm_saves_and_ends_with_its_code_and_nothing_is_lost(tmp_path, data
 def test_a_full_disk_ends_the_run_with_one_line_and_an_older_checkpoint(tmp_path, data_set):
   disk = tmp_path / "disk"
   disk.mkdir()
-  if subprocess.run(["mount", "-t", "tmpfs", "-o", "size=9m", "none", disk], capture_output=True, check=False).returncode:
+  mount = ["mount", "-t", "tmpfs", "-o", "size=9m", "none", disk]
+  if subprocess.run(mount, capture_output=True, check=False).returncode:
     pytest.skip("mounting a small file system needs root")
   try:
     overrides = (*runs.light(data_set), "duration=40", "log_every=1", "checkpoint_every=2", "keep=9")

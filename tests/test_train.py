@@ -10,6 +10,7 @@ from jhmr import checkpoint, command, guard, optim, parallel, report, systems, t
 from jhmr import assets as assets_lib
 from jhmr.data import source as source_lib
 from jhmr.errors import InputError
+from data import disk
 import runs
 from test_parallel import count_compilations
 
@@ -154,9 +155,31 @@ def test_gradients_are_reduced_in_one_round(setting, kind):
 def test_nothing_recompiles_over_two_hundred_steps(data_set, tmp_path, monkeypatch):
   at, plain = {}, report.progress
   with count_compilations() as compiled:
-    monkeypatch.setattr(report, "progress", lambda log, step, *a: (at.update({step: len(compiled)}), plain(log, step, *a)))
+    monkeypatch.setattr(report, "progress", lambda log, step, *a: (at.update({step: len(compiled)}),
+                                                                   plain(log, step, *a)))
     train.train(runs.config_of(*runs.light(data_set), "log_every=50", "checkpoint_every=90", "eval_every=200",
                                "ema=0.99", "net.hidden=8", "duration=200"), str(tmp_path / "run"))
   assert at[1] > 0
   assert set(compiled[at[1]:at[200]]) <= {"jit(slice)"}, "the first checkpoint is cut into what each device writes"
   assert at[100] == at[200]
+
+
+def test_one_corrupt_image_in_a_hundred_is_named_in_the_log_and_half_of_them_stop_the_run(tmp_path, capfd):
+  few = disk.write(tmp_path / "few", 100, 8, {("train", 17): "truncated"})
+  workdir = tmp_path / "run"
+  train.train(runs.config_of(*runs.light(few), "duration=20", "log_every=20"), str(workdir))
+  log = (workdir / "logs" / "process_0.log").read_text()
+  assert log.count("bad record") == 1 and "record 17 (id 1017): its JPEG is truncated" in log
+  assert runs.lines(workdir, "timing.jsonl")[-1]["bad_records"] == 1
+  many = disk.write(tmp_path / "many", 100, 8, {("train", i): "truncated" for i in range(0, 100, 2)})
+  with pytest.raises(InputError, match=r"reads .* of split 'train' .*many' met a bad record, more than"):
+    train.train(runs.config_of(*runs.light(many), "duration=20"), str(tmp_path / "other"))
+
+
+def test_a_profile_and_what_steps_took_are_there_on_request(tmp_path, data_set):
+  train.train(runs.config_of(*runs.light(data_set), "duration=9", "log_every=3"), str(tmp_path / "run"), profile=True)
+  assert list((tmp_path / "run" / "profile").rglob("*.xplane.pb"))
+  rows = runs.lines(tmp_path / "run", "timing.jsonl")
+  assert [r["step"] for r in rows] == [3, 6, 9]
+  assert all(0 < r["step_s"] < 60 and 0 <= r["data_wait_s"] <= r["step_s"] and r["host_bytes"] > 1e8 for r in rows)
+  np.testing.assert_allclose([r["examples_per_s"] * r["step_s"] for r in rows], 8)

@@ -124,7 +124,8 @@ def test_a_thumbnails_end_is_not_the_pictures():
 
 
 @pytest.mark.parametrize("change, says", [
-    (dict(num_workers=-1), "config.data.num_workers is -1: give 0 or more"), (dict(num_threads=-2), "num_threads is -2"),
+    (dict(num_workers=-1), "config.data.num_workers is -1: give 0 or more"),
+    (dict(num_threads=-2), "num_threads is -2"),
     (dict(max_bad_share=-0.1), "config.data.max_bad_share"), (dict(seed=-1), "config.seed is -1")])
 def test_settings_out_of_range_are_named(one_percent, change, says):
   with pytest.raises(InputError, match=says):

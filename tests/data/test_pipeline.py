@@ -142,7 +142,8 @@ def test_what_cannot_be_read_is_named_at_the_start(built, tmp_path):
 
 def test_a_format_without_random_access_and_missing_files_are_named(tmp_path):
   other = disk.write(tmp_path / "other", 2, 1)
-  (other / "dataset_info.json").write_text((other / "dataset_info.json").read_text().replace("array_record", "tfrecord"))
+  info = other / "dataset_info.json"
+  info.write_text(info.read_text().replace("array_record", "tfrecord"))
   gone = disk.write(tmp_path / "gone", 2, 1)
   next(gone.glob("*train*")).unlink()
   for directory in (other, gone):

@@ -10,6 +10,7 @@ from jhmr.state import AXIS
 from jhmr.systems import hmr
 import ml_collections
 import numpy as np
+import optax
 import pytest
 
 from systems import hmr_config as setting
@@ -80,6 +81,31 @@ def test_one_and_eight_devices_agree_with_most_labels_missing(adversarial, batch
   assert_trees_close(state_one.stats, state_eight.stats, 1e-5)
   moved = jax.tree.map(lambda x, y: float(np.abs(x - y).max()), state.params, state_one.params)
   assert min(jax.tree.leaves(moved)) > 1e-5, "every parameter learns"
+
+
+def test_a_batch_in_parts_is_the_batch_labels_missing_and_critic_included(batch, assets):
+  change = ADVERSARIAL | {"net.batch_norm": "frozen"}  # else the parts are normalised by themselves
+  partly, ends = setting.hide_labels(batch), []
+  for num_parts in (1, 4):
+    config = ml_collections.ConfigDict(setting.get_config(**change).to_dict() | {"accumulate": num_parts})
+    system, state = start(config, batch, assets)
+    ends.append(run(setting.on_devices(system.step, 2), state, partly, assets, 1))
+  (whole, (metrics,)), (parts, (again,)) = ends
+  np.testing.assert_allclose(list(metrics.values()), list(again.values()), rtol=1e-5)
+  assert metrics.keys() == again.keys() and metrics["adversarial"] > 0
+  first_moments = lambda state: {n: optax.tree.get(s, "mu") for n, s in state.opt_state.items()}  # a tenth of gradients
+  jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-3, atol=1e-6), first_moments(whole),
+               first_moments(parts))
+
+
+def test_remat_changes_memory_not_numbers(batch, assets):
+  ends = []
+  for remat in (False, True):
+    config = ml_collections.ConfigDict(setting.get_config().to_dict())
+    config.net.remat = remat
+    system, state = start(config, batch, assets)
+    ends.append(run(setting.on_devices(system.step, 1), state, batch, assets, 1)[1][0])
+  np.testing.assert_allclose(list(ends[0].values()), list(ends[1].values()), rtol=1e-5)
 
 
 def test_critic_tells_real_from_made_up_and_the_net_answers(adversarial, batch, assets):

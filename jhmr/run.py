@@ -1,0 +1,117 @@
+"""Opening a run: everything its config names, its newest sound checkpoint or a fresh state, and its reports.
+
+Nothing is written before all that can be wrong with the input was looked at; `train` says when that is.
+"""
+
+import os
+from typing import NamedTuple
+
+import jax
+from jhmr import assets as assets_lib
+from jhmr import checkpoint, command, distributed, evaluate, files, guard, optim, parallel, report, systems
+from jhmr.data import source as source_lib
+from jhmr.errors import InputError
+
+_INIT_EXAMPLES = 64  # what a system's init sees of the first batch, whatever the number of processes
+
+
+class Run(NamedTuple):
+  """Everything that is fixed once a run is set up."""
+  config: object     # resolved: config.num_steps, durations in steps
+  workdir: str
+  cluster: distributed.Cluster
+  mapper: parallel.Mapper
+  system: object
+  source: object
+  splits: dict
+  assets: dict       # on the devices
+  step: object       # the guarded step, on one device of many
+  writer: checkpoint.Writer
+  log: report.Report
+  profile: bool
+
+
+class Prepared(NamedTuple):
+  """What a config names, opened, and where its state comes from."""
+  asked: object      # the config as it was given
+  config: object     # resolved
+  mapper: parallel.Mapper
+  system: object
+  source: object
+  splits: dict
+  assets: dict       # on the host
+  make: object       # examples -> the first state
+  first: dict        # the examples it sees
+  newest: int        # the checkpoint to go on from; -1 when there is none
+  damaged: list      # [(newer checkpoint, what is wrong with it)]
+  state: object      # a fresh one, on this process's first device, when there is no checkpoint
+  origin: str        # where the state comes from, in words
+
+
+def prepare(config, workdir, cluster):
+  """Opens everything and finds everything that can be wrong with the input. Writes nothing.
+
+  Returns:
+    Prepared.
+  Raises:
+    InputError: for anything wrong with the config, its files or the workdir.
+  """
+  _check_workdir(config, workdir)
+  mapper = parallel.make(config.parallel)
+  assets = assets_lib.load(config)
+  source = source_lib.open_source(config, assets, cluster.index, cluster.count)
+  asked, config = config, optim.resolve(config, source.epoch)
+  _check_batch(config, mapper)
+  system = systems.load(config)
+  splits = evaluate.open_splits(config, assets, mapper)
+  newest, damaged = checkpoint.choose(workdir) if cluster.index == 0 else (None, [])
+  newest = distributed.agree(cluster, -1 if newest is None else newest)
+  first = distributed.first_rows(source.batch(0), _INIT_EXAMPLES, cluster.count)
+  make = lambda batch: guard.prepared(system.init(jax.random.key(config.seed), batch, assets), config.ema)
+  state, origin = None, f"resumed at step {newest}"
+  if newest < 0:
+    state, origin = make(jax.jit(source.on_device)(first, assets)), "a fresh run"
+    if config.warm_start:
+      state, origin = checkpoint.warm_start(state, config.warm_start)
+  return Prepared(asked, config, mapper, system, source, splits, assets, make, first, newest, damaged, state, origin)
+
+
+def _check_workdir(config, workdir):
+  if os.path.exists(os.path.join(workdir, "config.json")):
+    command.check_resumable(config, command.read_config(workdir))
+  elif os.path.isdir(workdir) and set(os.listdir(workdir)) - {"logs"}:  # a scheduler may have put its own there
+    raise InputError(f"workdir {workdir!r} holds files that are not a run of ours: give an empty or new --workdir")
+
+
+def _check_batch(config, mapper):
+  unit = mapper.num_devices * max(config.accumulate, 1)
+  if config.accumulate < 1 or config.batch_size % unit:
+    raise InputError(f"config.batch_size {config.batch_size} does not divide into config.accumulate "
+                     f"{config.accumulate} parts on each of {mapper.num_devices} devices: make it a multiple of {unit}")
+
+
+def start(prepared, workdir, cluster, profile=False):
+  """Puts the workdir in order, restores, opens the reports.
+
+  Returns:
+    (Run, state on the devices).
+  Raises:
+    InputError: when the checkpoint does not fit the config.
+  """
+  p, main = prepared, cluster.index == 0
+  if main:
+    for step, trouble in p.damaged:
+      report.warn(f"checkpoint {step} is damaged ({trouble}): moved to {workdir}/damaged, going on from {p.newest}")
+    checkpoint.set_aside(workdir, [step for step, _ in p.damaged])
+    with files.whole(os.path.join(workdir, "config.json")) as f:
+      f.write(command.to_json(p.asked))
+  distributed.agree(cluster, 0)  # nobody looks into the folder before it is in order
+  writer = checkpoint.open_writer(workdir, p.config.keep, main)
+  if p.state is None:
+    shapes = jax.eval_shape(p.make, jax.eval_shape(p.source.on_device, p.first, p.assets))
+    state = p.mapper.locally(checkpoint.restore(writer, p.newest, shapes, p.mapper.replicated))
+  else:
+    state = p.mapper.replicate(p.state)
+  log = report.open_report(workdir, max(p.newest, 0), p.config.num_steps, main)
+  return Run(p.config, workdir, cluster, p.mapper, p.system, p.source, p.splits, p.mapper.replicate(p.assets),
+             guard.guarded(p.system.step, p.config.ema), writer, log, profile), state
