@@ -145,6 +145,7 @@ def _sigterm_noted():
     yield
   finally:
     signal.signal(signal.SIGTERM, before)
+    _terminated.clear()
 
 
 def _said(error):

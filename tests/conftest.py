@@ -17,20 +17,19 @@ os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_ENTRY_SIZE_BYTES", "-1")
 
 
 @pytest.fixture(scope="session")
-def finished_run(tmp_path_factory):
-  """The workdir of a smoke run that ended well."""
-  from jhmr import command, train  # jax starts here, after the settings above
-  smoke = pathlib.Path(__file__).parent.parent / "configs" / "quickstart.py"
-  config, _, _ = command.parse_config(["x", f"--config={smoke}:smoke"])
-  workdir = tmp_path_factory.mktemp("finished") / "run"
-  train.train(config, str(workdir))
-  return workdir
-
-
-@pytest.fixture(scope="session")
 def data_set(tmp_path_factory):
   """A folder of 40 training and 12 validation people on disk."""
   from jhmr.data import build
   out = tmp_path_factory.mktemp("people") / "set"
   build.build(out, 40, 12, image_size=48, body="mannequin_small")
   return out
+
+
+@pytest.fixture(scope="session")
+def finished_run(tmp_path_factory, data_set):
+  """The workdir of a short run that ended well."""
+  from jhmr import train  # jax starts here, after the settings above
+  import runs
+  workdir = tmp_path_factory.mktemp("finished") / "run"
+  train.train(runs.config_of(*runs.light(data_set), "duration=2", "eval_every=2"), str(workdir))
+  return workdir

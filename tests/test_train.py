@@ -15,20 +15,19 @@ import runs
 from test_parallel import count_compilations
 
 @pytest.fixture(scope="module")
-def setting():
-  """A config, its assets and ten rendered batches on the host, half of the people with 2D labels only.
+def setting(data_set):
+  """A config, its assets and ten batches on the host, some of the people with 2D labels only.
 
-  The batches are rendered once: pictures of one device's share come from another program and differ by rounding.
   Adam's eps is above rounding errors, else it would turn those of vanishing gradients into whole steps.
   """
-  config = runs.config_of("batch_size=8", "net.batch_norm=sync", "data.share_2d_only=0.5", "optim.learning_rate=1e-4")
+  config = runs.config_of(*runs.light(data_set), "batch_size=8", "net.batch_norm=sync", "optim.learning_rate=1e-4")
   with config.unlocked():
     config.optim.eps = 1e-6
-  config = optim.resolve(config, 0)
+  config = optim.resolve(config, 40)
   assets = assets_lib.load(config)
   source = source_lib.open_source(config, assets)
-  render = jax.jit(source.on_device)
-  batches = [jax.device_get(render(source.batch(i), assets)) for i in range(10)]
+  finish = jax.jit(source.on_device)
+  batches = [jax.device_get(finish(source.batch(i), assets)) for i in range(10)]
   assert 0 < np.mean([b["has_pose"] for b in batches]) < 1
   return config, assets, batches
 
@@ -158,7 +157,7 @@ def test_nothing_recompiles_over_two_hundred_steps(data_set, tmp_path, monkeypat
     monkeypatch.setattr(report, "progress", lambda log, step, *a: (at.update({step: len(compiled)}),
                                                                    plain(log, step, *a)))
     train.train(runs.config_of(*runs.light(data_set), "log_every=50", "checkpoint_every=90", "eval_every=200",
-                               "ema=0.99", "net.hidden=8", "duration=200"), str(tmp_path / "run"))
+                               "duration=200"), str(tmp_path / "run"))
   assert at[1] > 0
   assert set(compiled[at[1]:at[200]]) <= {"jit(slice)"}, "the first checkpoint is cut into what each device writes"
   assert at[100] == at[200]

@@ -162,6 +162,9 @@ def build(config):
     txs = {"net": optim.make_optimizer(config.optim, config.num_steps)}
     return txs | ({"critic": optim.make_optimizer(config.critic_optim, config.num_steps)} if critic else {})
 
+  if "num_steps" in config:
+    optimizers()  # wrong fields are found at once
+
   def init(rng, batch, assets):
     fresh = jax.jit(lambda rng, image, betas, mean: _fresh_state(net, critic, optimizers(), rng, image, betas, mean))
     return fresh(rng, batch["image"][:1], batch["betas"][:1], assets["mean"])

@@ -36,6 +36,7 @@ def test_both_loaders_make_the_same_example(folder, augmentation):
       np.testing.assert_array_equal(ours[name], peer[name])
 
 
+@pytest.mark.slow
 def test_a_quick_call_returns_sane_numbers(monkeypatch):
   monkeypatch.setattr(timing, "_TURN_S", 0.01)
   monkeypatch.setattr(timing, "_SETTLE_S", 0.0)

@@ -10,6 +10,7 @@ import sys
 import time
 
 import pytest
+import runs
 
 ROOT = pathlib.Path(__file__).parents[2]
 CONFIG = "configs/quickstart.py:smoke"
@@ -274,3 +275,15 @@ def test_a_tpu_pod_is_asked_for_again_and_resumed(tmp_path, codes, code, created
   assert done.returncode == code, done.stdout + done.stderr
   assert log.count(" create pod ") == created and log.count("jhmr.train") == len(codes) - (code == 1)
   assert ("--worker=all" in log) and ((tmp_path / "there").exists() == (code == 1)), "a slice is kept to look at a bug"
+
+
+@pytest.mark.slow
+def test_two_processes_on_this_machine_really_train(tmp_path, data_set):
+  light = [f"--config.{o}" for o in runs.light(data_set)]
+  command = [ROOT / "launch" / "local_multiprocess.sh", CONFIG, "--processes", "2", "--devices", "2",
+             "--workdir", str(tmp_path / "run"), *light]
+  done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=300, stdin=subprocess.DEVNULL,
+                        env=os.environ | {"JHMR_PYTHON": sys.executable, "XLA_FLAGS": ""})
+  assert done.returncode == 0, done.stderr[-3000:]
+  assert "batch 8 on 4 x cpu (pmap, processes: 2)" in done.stdout
+  assert (tmp_path / "run" / "checkpoints" / "2").is_dir() and (tmp_path / "run" / "logs" / "process_1.log").is_file()
