@@ -36,13 +36,14 @@ def get_config(mode="full"):
                batch_norm="device", remat=False),
       # Source: HMR, authors' do_train.sh: rates 1e-5 and 1e-4, weights 60 on the reprojection and on the 3D terms;
       # the shares of pose and betas follow from their one mean over 216 + 10 numbers (jhmr/systems/hmr.py).
-      optim=dict(name="adam", learning_rate=1e-5),
+      optim=dict(name="adam", learning_rate=1e-5, schedule="constant", warmup="0 steps", decay_every="", decay=0.1,
+                 weight_decay=0.0, clip_norm=0.0),
       critic_optim=dict(name="adam", learning_rate=1e-4),
-      weights=dict(keypoints2d=60.0, keypoints3d=30.0, pose=60 * 108 / 226, betas=60 * 5 / 226, vertices=0.0, camera=0.0,
-                   adversarial=1.0),
+      weights=dict(keypoints2d=60.0, keypoints3d=30.0, pose=60 * 108 / 226, betas=60 * 5 / 226, vertices=0.0,
+                   camera=0.0, adversarial=1.0),
   ))
   if mode == "smoke":
-    config.update(dict(duration="2 steps", batch_size=8, image_size=64, body="mannequin_small", log_every=1, eval_every=2,
-                       eval_batches=1, checkpoint_every=2))
+    config.update(dict(duration="2 steps", batch_size=8, image_size=64, body="mannequin_small", log_every=1,
+                       eval_every=2, eval_batches=1, checkpoint_every=2))
     config.net.update(dict(backbone="resnet_tiny", hidden=32))
   return config

@@ -33,15 +33,16 @@ def get_config(mode="full"):
       data=dict(source="stream", share_2d_only=0.3, mocap="", num_workers=0, num_threads=8, max_bad_share=0.05),
       net=dict(backbone="resnet50", iterations=3, hidden=1024, dropout=0.5, activation="none", dtype="bfloat16",
                batch_norm="device", remat=False),
-      optim=dict(name="adam", learning_rate=1e-4, schedule="cosine", warmup="1000 steps"),
+      optim=dict(name="adam", learning_rate=1e-4, schedule="cosine", warmup="1000 steps", decay_every="", decay=0.1,
+                 weight_decay=0.0, clip_norm=0.0),
       critic_optim=dict(name="adam", learning_rate=1e-4),
       # Source: SPIN, authors' train options: 60 x (5, 5, 1, 0.001, 0, 1).
       weights=dict(keypoints2d=300.0, keypoints3d=300.0, pose=60.0, betas=0.06, vertices=0.0, camera=60.0,
                    adversarial=0.0),
   ))
   if mode == "smoke":
-    config.update(dict(duration="2 steps", batch_size=8, image_size=64, body="mannequin_small", log_every=1, eval_every=2,
-                       eval_batches=1, checkpoint_every=2))
+    config.update(dict(duration="2 steps", batch_size=8, image_size=64, body="mannequin_small", log_every=1,
+                       eval_every=2, eval_batches=1, checkpoint_every=2))
     config.net.update(dict(backbone="resnet_tiny", hidden=32))
     config.optim.warmup = "0 steps"
   return config

@@ -34,14 +34,16 @@ def get_config(mode="full"):
       data=dict(source="stream", share_2d_only=0.1, mocap="", photo=0.0, variety=0.0, facing_deg=60.0,
                 share_occluded=0.1, share_truncated=0.0, roll_deg=3.0),
       net=dict(backbone="resnet_tiny", iterations=3, hidden=256, dropout=0.0, activation="relu", dtype="float32",
-               batch_norm="device"),
-      optim=dict(name="adamw", learning_rate=1e-3, schedule="cosine", warmup="200 steps", weight_decay=1e-4,
-                 clip_norm=50.0),
+               batch_norm="device", remat=False),
+      optim=dict(name="adamw", learning_rate=1e-3, schedule="cosine", warmup="200 steps", decay_every="",
+                 decay=0.1, weight_decay=1e-4, clip_norm=50.0),
       critic_optim=dict(name="adamw", learning_rate=1e-4, weight_decay=1e-4),
-      weights=dict(keypoints2d=20.0, keypoints3d=400.0, pose=60.0, betas=0.3, vertices=0.0, camera=1.0, adversarial=0.0),
+      weights=dict(keypoints2d=20.0, keypoints3d=400.0, pose=60.0, betas=0.3, vertices=0.0, camera=1.0,
+                   adversarial=0.0),
   ))
   if mode == "smoke":
-    config.update(dict(duration="2 steps", batch_size=8, log_every=1, eval_every=2, eval_batches=2, checkpoint_every=2))
+    config.update(dict(duration="2 steps", batch_size=8, log_every=1, eval_every=2, eval_batches=2,
+                       checkpoint_every=2))
     config.net.hidden = 32
     config.optim.warmup = "0 steps"
   return config

@@ -5,7 +5,7 @@ from jhmr.errors import InputError
 import jax.numpy as jnp
 import numpy as np
 
-KEYPOINT_SETS = ("spin49",)  # what batches label; `keypoint_body` keeps only the vertices these need
+LABELS = "spin49"  # what batches label; `keypoint_body` keeps only the vertices that this and the model's joints need
 
 
 def load(config):
@@ -14,7 +14,8 @@ def load(config):
   Args:
     config: its `body` is "mannequin", "mannequin_small", or the path of an SMPL file or folder; its
       `mean_params` is "" for the mean of the pose sampler, or the path of an `smpl_mean_params.npz`; its
-      `data.mocap` is "" for the pose sampler, or the path of a mocap file that takes its place.
+      `data.mocap` is "" for the pose sampler, or the path of a mocap file that takes its place; its `model_joints`,
+      where there is one, is the joint set a system compares with the labels.
   Returns:
     {"body": Smpl, "keypoint_body": Smpl of about 200 vertices, "surface": Surface,
      "mean": {"pose": [24, 3, 3] root in the camera frame, "betas": [10], "camera": [3]},
@@ -25,7 +26,8 @@ def load(config):
   arrays = smpl.load_arrays(config.body)
   body = smpl.from_arrays(arrays)
   mocap = {"mocap": poses.mocap_table(config.data.mocap)} if config.data.mocap else {}
-  return mocap | {"body": body, "keypoint_body": smpl.sub_body(body, KEYPOINT_SETS), "surface": mesh.surface(arrays),
+  sets = tuple(dict.fromkeys((LABELS, config.get("model_joints", LABELS))))
+  return mocap | {"body": body, "keypoint_body": smpl.sub_body(body, sets), "surface": mesh.surface(arrays),
                   "mean": mean_parameters(config.mean_params)}
 
 

@@ -75,11 +75,14 @@ def save(writer, state, step, score):
     InputError: when this save or the one before it could not be written; older checkpoints are intact.
   """
   with _explained(writer):
-    if step not in writer.manager.all_steps():
-      writer.manager.wait_until_finished()
-      writer.saving[0] = step
-      writer.manager.save(step, args=ocp.args.Composite(state=ocp.args.StandardSave(state)),
-                          metrics={"score": float(score)})
+    writer.manager.wait_until_finished()
+    writer.saving[0] = step
+    if step in writer.manager.all_steps():  # saved without a score, before a preemption
+      writer.manager.delete(step)
+    saved = writer.manager.save(step, args=ocp.args.Composite(state=ocp.args.StandardSave(state)),
+                                metrics={"score": float(score)})
+    if not saved:
+      raise RuntimeError(f"orbax left checkpoint {step} out")
 
 
 def check(writer):
@@ -111,17 +114,18 @@ class _explained:
     return self
 
   def __exit__(self, kind, error, trace):
-    if error is None or not isinstance(error, Exception):
+    if not isinstance(error, Exception):
       return
-    text = str(error).splitlines()[0][:200] if str(error) else type(error).__name__
+    full = getattr(error, "errno", None) == errno.ENOSPC or "No space left" in str(error) or "ENOSPC" in str(error)
+    if not full and not isinstance(error, OSError):
+      return  # a lost process, or a bug
     folder = self._writer.manager.directory
     kept = [s for s in _steps(folder) if s != self._writer.saving[0]]
-    full = getattr(error, "errno", None) == errno.ENOSPC or "No space left" in str(error) or "ENOSPC" in str(error)
     raise InputError(
-        f"checkpoint {self._writer.saving[0]} could not be written to {folder} ("
-        f"{'the disk is full' if full else text}); " + (f"checkpoint {kept[-1]} is intact" if kept else
-                                                          "there is none before it") +
-        ": make room and run the same command again") from error
+        f"checkpoint {self._writer.saving[0]} could not be written to {folder} "
+        f"({'the disk is full' if full else str(error).splitlines()[0][:200]}); "
+        f"{f'checkpoint {kept[-1]} is intact' if kept else 'there is none before it'}: "
+        f"{'make room' if full else 'mend the disk'} and run the same command again") from error
 
 
 def _steps(folder):
@@ -223,7 +227,7 @@ def restore(writer, step, example, sharding):
   try:
     args = ocp.args.Composite(state=ocp.args.StandardRestore(abstract))
     return writer.manager.restore(step, args=args)["state"]
-  except Exception as error:  # orbax raises many kinds
+  except (OSError, ValueError, KeyError, TypeError) as error:
     raise InputError(f"checkpoint {step} under {writer.manager.directory} cannot be read "
                      f"({str(error).splitlines()[0][:200]}): give another --workdir or restore the files") from error
 

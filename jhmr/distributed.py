@@ -7,8 +7,8 @@ TPU pods and SLURM are detected; elsewhere every process is told `--coordinator 
 --process_id I`. Collectives say only that "a" connection broke, and the coordination service notices a lost process
 after its heartbeats; so every process also keeps one idle connection to the first, whose end says who was lost.
 
-Exit codes, besides those of `command`: 3 another process was lost, 75 preempted (everything is saved: run the same
-command again).
+Exit codes, besides those of `command`: 3 another process was lost or did not come, or a step never ended; 75
+preempted (everything is saved). After both, run the same command again.
 """
 
 import contextlib
@@ -73,15 +73,25 @@ def join(options):
     if not all(given) or options.process_id >= options.num_processes:
       raise InputError(f"--coordinator {options.coordinator!r}, --num_processes {options.num_processes}, --process_id "
                        f"{options.process_id}: give all three, and a process_id below num_processes")
-    jax.distributed.initialize(options.coordinator, options.num_processes, options.process_id, **seconds)
+    if not options.coordinator.rpartition(":")[2].isdigit():
+      raise InputError(f"--coordinator {options.coordinator!r}: give HOST:PORT")
+    _initialize(options.coordinator, options.num_processes, options.process_id, **seconds)
   elif kind := detected(os.environ):
     try:
-      jax.distributed.initialize(**seconds)
+      _initialize(**seconds)
     except ValueError as error:  # a libtpu on a machine that is no part of a pod
       if kind == "slurm":
         raise
       logging.getLogger("jhmr").warning("no TPU pod found (%s): this host trains alone", error)
   return Cluster(jax.process_index(), jax.process_count())
+
+
+def _initialize(*arguments, **seconds):
+  try:
+    jax.distributed.initialize(*arguments, **seconds)
+  except RuntimeError as error:  # a process did not come in time
+    _print(f"the processes did not find each other: {str(error).splitlines()[0]}")
+    _end(EXIT_PEER_LOST)
 
 
 @contextlib.contextmanager
@@ -96,8 +106,9 @@ def session(options=Options()):
     with _sigterm_noted():
       yield cluster
     return
-  links = _watch(cluster, options.coordinator.rpartition(":")[0])
+  links = []
   try:
+    _watch(cluster, options.coordinator.rpartition(":")[0], links)
     yield cluster
   except SystemExit:
     _part(links)
@@ -124,13 +135,23 @@ def agree(cluster, value):
   return int(multihost_utils.broadcast_one_to_all(np.int32(value)))
 
 
-def first_rows(batch, num, count):
+def first_rows(cluster, batch, num):
   """The first `num` rows of a global batch, the same on every process, from each one's rows {name: [local, ...]}."""
   head = {k: np.asarray(v[:num]) for k, v in batch.items()}
-  if count == 1:
+  if cluster.count == 1:
     return head
   from jax.experimental import multihost_utils
-  return {k: np.asarray(v)[:num] for k, v in multihost_utils.process_allgather(head, tiled=True).items()}
+  owners = range(min(cluster.count, -(-num // len(next(iter(batch.values()))))))  # the processes that have these rows
+  parts = [multihost_utils.broadcast_one_to_all(head, is_source=cluster.index == p) for p in owners]
+  return {k: np.concatenate([np.asarray(part[k]) for part in parts])[:num] for k in head}
+
+
+def shared(cluster, tree):
+  """The first process's arrays, on every process, so that all go on from the same numbers."""
+  if cluster.count == 1:
+    return tree
+  from jax.experimental import multihost_utils
+  return multihost_utils.broadcast_one_to_all(jax.tree.map(np.asarray, tree))
 
 
 @contextlib.contextmanager
@@ -178,10 +199,10 @@ def _lost(index):
   _end(EXIT_PEER_LOST)
 
 
-def _watch(cluster, host):
-  """Starts the thread that waits for a peer's end; returns this process's connections."""
+def _watch(cluster, host, links):
+  """Starts the thread that waits for a peer's end; adds this process's connections to `links`."""
   from jax.experimental import multihost_utils
-  links, server, card = [], None, np.zeros(320, np.uint8)
+  server, card = None, np.zeros(320, np.uint8)
   if cluster.index == 0:
     server = socket.create_server(("", 0), backlog=cluster.count)
     text = f"{secrets.token_hex(_TOKEN // 2)} {server.getsockname()[1]} {host or socket.gethostname()}".encode()
@@ -195,13 +216,12 @@ def _watch(cluster, host):
     except OSError as error:
       logging.getLogger("jhmr").warning("cannot watch process 0 at %s (%s): a lost process shows after %d s", host,
                                         error, HEARTBEAT_S)
-      return links
+      return
     links[0].settimeout(None)
     _keep_alive(links[0])
     links[0].sendall(token.encode() + cluster.index.to_bytes(4, "big"))
     target, arguments = _listen, (links[0],)
   threading.Thread(target=target, args=arguments, daemon=True, name="jhmr-watch").start()
-  return links
 
 
 def _keep_alive(link):
@@ -258,4 +278,5 @@ def _part(links):
   for link in links:
     with contextlib.suppress(OSError):
       link.sendall(b"bye!!")
-  jax.distributed.shutdown()
+  with contextlib.suppress(Exception):  # all is done and saved, whatever becomes of the others now
+    jax.distributed.shutdown()

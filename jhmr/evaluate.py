@@ -11,7 +11,7 @@ from typing import Callable, NamedTuple
 
 import jax.numpy as jnp
 from jhmr import assets as assets_lib
-from jhmr import checkpoint, command, metrics, parallel, report, systems
+from jhmr import checkpoint, command, files, metrics, parallel, report, systems
 from jhmr.data import source as source_lib
 from jhmr.data import spec
 from jhmr.errors import InputError
@@ -112,12 +112,16 @@ def main(argv):
   parser.add_argument("--workdir", required=True, help="of a training run")
   parser.add_argument("--splits", default="", help="comma-separated; default: the config's")
   parser.add_argument("--step", type=int, help="which checkpoint; default: the best")
+  parser.add_argument("--batch_size", type=int, help="default: the run's")
   parser.add_argument("--parallel", default="pmap", help="pmap or shard_map")
   parser.add_argument("--out", help="also write the rows as JSON here")
   args = parser.parse_args(argv[1:])
   if args.out and not os.path.isdir(os.path.dirname(os.path.abspath(args.out))):
     raise InputError(f"the folder of --out {args.out!r} does not exist: make it first")
   config, system, state, assets = load_run(args.workdir, args.step)
+  if args.batch_size:
+    config = ml_collections.ConfigDict(config)
+    config.batch_size = args.batch_size
   mapper = parallel.make(args.parallel)
   splits = open_splits(config, assets, mapper, args.splits.split(",") if args.splits else None)
   state, assets = mapper.replicate(state), mapper.replicate(assets)
@@ -127,7 +131,7 @@ def main(argv):
     split.close()
   report.table(rows, COLUMNS)
   if args.out:
-    with open(args.out, "w") as f:
+    with files.whole(args.out) as f:
       json.dump({"step": int(state.step), "rows": rows}, f, indent=2)
 
 

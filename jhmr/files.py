@@ -1,8 +1,11 @@
-"""Files that are there whole or not at all."""
+"""Files that are there whole or not at all, and folders that one process writes at a time."""
 
 import contextlib
+import fcntl
 import os
 import tempfile
+
+from jhmr.errors import InputError
 
 
 @contextlib.contextmanager
@@ -34,3 +37,21 @@ def _umask():
   mask = os.umask(0)
   os.umask(mask)
   return mask
+
+
+@contextlib.contextmanager
+def locked(path):
+  """Holds a lock file for the block; it ends with the process, however that ends.
+
+  Raises:
+    InputError: when another process holds it. A disk without locks keeps nobody out.
+  """
+  with open(path, "w") as f:
+    try:
+      fcntl.flock(f, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError as error:
+      folder = os.path.dirname(os.path.dirname(path))
+      raise InputError(f"another process is writing to {folder!r}: wait for it, or give another --workdir") from error
+    except OSError:
+      pass
+    yield

@@ -43,7 +43,7 @@ def count_steps(text, name, batch_size, num_examples, num_steps=None):
   except ValueError:
     value, unit = -1.0, ""
   examples = {"steps": batch_size, "step": batch_size, "examples": 1, "epochs": num_examples, "epoch": num_examples}
-  if value < 0 or unit not in (*examples, *(["%"] if num_steps is not None else [])):
+  if not 0 <= value < float("inf") or unit not in (*examples, *(["%"] if num_steps is not None else [])):
     raise InputError(f"config.{name} is {text!r}: give a duration such as '6000 steps', '50 epochs' or '2e6 examples'")
   if unit == "%":
     return round(value / 100 * num_steps)

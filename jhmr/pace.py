@@ -1,5 +1,6 @@
 """What a run's steps take: time, waiting for data, examples per second, share of the hardware's peak, memory."""
 
+import re
 import resource
 import sys
 import time
@@ -27,7 +28,7 @@ class Mark(NamedTuple):
 
 def peak_flops(device_kind):
   """Peak of one device, or None when it is not in the table (a CPU)."""
-  found = [name for name in PEAK_FLOPS if name.lower() in device_kind.lower()]
+  found = [name for name in PEAK_FLOPS if re.search(rf"\b{name}\b", device_kind, re.IGNORECASE)]
   return PEAK_FLOPS[max(found, key=len)] if found else None
 
 

@@ -33,6 +33,7 @@ class Mapper(NamedTuple):
   train: Callable       # step -> step on global batches; the state is donated
   rows: Callable        # f(state, batch, assets) -> tree of rows; theirs stay on the devices, laid out as batches are
   join: Callable        # such a tree -> NumPy, the rows of all devices of all processes together, [B, ...]
+  local: Callable       # such a tree -> NumPy, the rows of this process's devices, [local B, ...]
   replicated: object    # the sharding of arrays that are the same on all devices of all processes
   replicate: Callable   # tree, the same on every process -> on every device, as `train` and `rows` want it
   globally: Callable    # replicated tree -> the same arrays under `replicated`
@@ -56,7 +57,8 @@ def make(kind, devices=None):
   makers = {"pmap": _pmap, "shard_map": _shard_map}
   if kind not in makers:
     raise InputError(f"config.parallel is {kind!r}: use 'pmap' or 'shard_map'")
-  train, rows, join, split, mine = makers[kind](devices, ours, mesh, many)
+  train, rows, local, split, mine = makers[kind](devices, ours, mesh, many)
+  join = (lambda x: _gathered(local(x))) if many else local
 
   def to_devices(batch):
     odd = {k: v.shape[0] for k, v in batch.items() if v.shape[0] % len(ours)}
@@ -71,12 +73,13 @@ def make(kind, devices=None):
     return (lambda tree: jax.tree.map(one, tree)) if many and mine != everywhere else lambda tree: tree
 
   def replicate(tree):
-    # From the host when there are others: jax then checks that all processes bring the same numbers.
+    # From the host when there are others: under shard_map, jax then checks that all bring the same numbers.
     return jax.device_put(jax.tree.map(np.asarray, tree) if many else tree, mine)
 
   return Mapper(num_devices=devices.size, process_index=jax.process_index(), process_count=jax.process_count(),
-                train=train, rows=rows, join=lambda tree: jax.tree.map(join, tree), replicated=everywhere,
-                replicate=replicate, globally=laid(everywhere), locally=laid(mine), to_devices=to_devices)
+                train=train, rows=rows, join=lambda tree: jax.tree.map(join, tree),
+                local=lambda tree: jax.tree.map(local, tree), replicated=everywhere, replicate=replicate,
+                globally=laid(everywhere), locally=laid(mine), to_devices=to_devices)
 
 
 def _gathered(x):
@@ -91,12 +94,8 @@ def _pmap(devices, ours, mesh, many):
   axes = dict(axis_name=AXIS, in_axes=(None, 0, None), devices=list(devices))
   train = lambda step: jax.pmap(step, out_axes=None, donate_argnums=(0,), **axes)
   rows = lambda f: jax.pmap(f, out_axes=0, **axes)
-
-  def join(x):
-    x = np.asarray(x).reshape(-1, *x.shape[2:])
-    return _gathered(x) if many else x
-
-  return train, rows, join, lambda x: jax.device_put(x.reshape(len(ours), -1, *x.shape[1:]), split), mine
+  host = lambda x: np.asarray(x).reshape(-1, *x.shape[2:])
+  return train, rows, host, lambda x: jax.device_put(x.reshape(len(ours), -1, *x.shape[1:]), split), mine
 
 
 def _shard_map(devices, ours, mesh, many):
@@ -105,5 +104,5 @@ def _shard_map(devices, ours, mesh, many):
   mapped = lambda f, out: jax.shard_map(f, mesh=mesh, in_specs=(P(), P(AXIS), P()), out_specs=out, check_vma=False)
   train = lambda step: jax.jit(mapped(step, P()), donate_argnums=(0,))
   rows = lambda f: jax.jit(mapped(f, P(AXIS)))
-  join = _gathered if many else np.asarray
-  return train, rows, join, lambda x: jax.make_array_from_process_local_data(split, x), everywhere
+  host = lambda x: np.concatenate([s.data for s in sorted(x.addressable_shards, key=lambda s: s.index[0].start or 0)])
+  return train, rows, host, lambda x: jax.make_array_from_process_local_data(split, x), everywhere

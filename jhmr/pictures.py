@@ -11,6 +11,7 @@ import jax
 import numpy as np
 
 SIDE_PX = 224           # every panel of a sheet
+ON_SHEET = 12           # examples of a sheet
 SIDE_M = 2.1            # of the world, across a side view
 COLOR = (150, 185, 220)  # RGB of a predicted body
 TRUTH = (165, 205, 160)  # RGB of a labelled one
@@ -55,7 +56,7 @@ def side_panel(vertices, faces, color):
   return draw.overlay(np.full((SIDE_PX, SIDE_PX, 3), 255, np.uint8), drawn[..., :3], drawn[..., 3], 1.0)
 
 
-def prediction_sheet(predict, state, batch, assets, num=12):
+def prediction_sheet(predict, state, batch, assets, num=ON_SHEET):
   """A grid of a batch's first examples: input, predicted overlay and side view, and the labelled body's side view.
 
   Args:

@@ -38,12 +38,12 @@ class Report(NamedTuple):
 
 
 def open_log(workdir, index):
-  """Sends what this process says to its log as well; only process 0 keeps speaking to the console, all warn there."""
+  """Sends what this process says to its log as well; to the console the others only say why they end."""
   os.makedirs(os.path.join(workdir, "logs"), exist_ok=True)
   handler = logging.FileHandler(os.path.join(workdir, "logs", f"process_{index}.log"))
   handler.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(message)s"))
   LOG.addHandler(handler)
-  _console.setLevel(logging.INFO if index == 0 else logging.WARNING)
+  _console.setLevel(logging.INFO if index == 0 else logging.ERROR)
   return handler
 
 
@@ -84,6 +84,15 @@ def scalars(report, step, kind, values, file="metrics.jsonl"):
     report.events.add_scalar(f"{kind}/{name}", value, step)
 
 
+def has_scores(report, step):
+  """Whether metrics.jsonl has a row of `step` that is not of training."""
+  path = os.path.join(report.workdir, "metrics.jsonl")
+  if not os.path.isfile(path):
+    return False
+  with open(path) as f:
+    return any(row["step"] == step and row["kind"] != "train" for row in map(json.loads, f))
+
+
 def progress(report, step, metrics, pace):
   """One line: step, loss terms, and what `pace` says of speed and time left."""
   terms = "  ".join(f"{k} {float(v):.4g}" for k, v in metrics.items())
@@ -94,6 +103,12 @@ def picture(report, step, name, image):
   """Writes one uint8 RGB image [H, W, 3] to the event file."""
   if report.events is not None:
     report.events.add_image(name, np.asarray(image), step, dataformats="HWC")
+
+
+def flush(report):
+  """Puts events on disk; called at each checkpoint, or a killed run would lack those before it."""
+  if report.events is not None:
+    report.events.flush()
 
 
 def close(report):

@@ -12,6 +12,10 @@ from jhmr import checkpoint, command, distributed, evaluate, files, guard, optim
 from jhmr.data import source as source_lib
 from jhmr.errors import InputError
 
+# What a config must have, beside what its system reads; the least value of those that are numbers.
+_LEAST = {"seed": 0, "image_size": 1, "batch_size": 1, "eval_batches": 0, "log_every": 1, "eval_every": 1,
+          "checkpoint_every": 1, "keep": 1, "accumulate": 1, "ema": 0, "skip_bad_steps": 0, "stuck_after_s": 0}
+_NEEDED = (*_LEAST, "system", "body", "mean_params", "duration", "splits", "parallel", "warm_start", "data", "optim")
 _INIT_EXAMPLES = 64  # what a system's init sees of the first batch, whatever the number of processes
 
 
@@ -56,6 +60,7 @@ def prepare(config, workdir, cluster):
   Raises:
     InputError: for anything wrong with the config, its files or the workdir.
   """
+  _check_numbers(config)
   _check_workdir(config, workdir)
   mapper = parallel.make(config.parallel)
   assets = assets_lib.load(config)
@@ -66,26 +71,46 @@ def prepare(config, workdir, cluster):
   splits = evaluate.open_splits(config, assets, mapper)
   newest, damaged = checkpoint.choose(workdir) if cluster.index == 0 else (None, [])
   newest = distributed.agree(cluster, -1 if newest is None else newest)
-  first = distributed.first_rows(source.batch(0), _INIT_EXAMPLES, cluster.count)
+  first = distributed.first_rows(cluster, source.batch(0), _INIT_EXAMPLES)
   make = lambda batch: guard.prepared(system.init(jax.random.key(config.seed), batch, assets), config.ema)
   state, origin = None, f"resumed at step {newest}"
   if newest < 0:
     state, origin = make(jax.jit(source.on_device)(first, assets)), "a fresh run"
     if config.warm_start:
       state, origin = checkpoint.warm_start(state, config.warm_start)
+    state = distributed.shared(cluster, state)  # another run's best checkpoint may change while processes look
   return Prepared(asked, config, mapper, system, source, splits, assets, make, first, newest, damaged, state, origin)
 
 
+def _check_numbers(config):
+  if missing := [k for k in _NEEDED if k not in config]:
+    raise InputError(f"the config lacks {', '.join(missing)}: compare it with configs/quickstart.py")
+  for name, least in _LEAST.items():
+    if config[name] < least:
+      raise InputError(f"config.{name} is {config[name]}: give {least} or more")
+  if not config.splits:
+    raise InputError("config.splits is empty: name at least one split to score")
+  if config.ema >= 1:
+    raise InputError(f"config.ema is {config.ema}: give a number below 1, such as 0.999, or 0 for none")
+
+
 def _check_workdir(config, workdir):
+  if "://" in workdir:
+    raise InputError(f"--workdir {workdir!r}: give a path; mount the bucket or disk first")
   if os.path.exists(os.path.join(workdir, "config.json")):
     command.check_resumable(config, command.read_config(workdir))
-  elif os.path.isdir(workdir) and set(os.listdir(workdir)) - {"logs"}:  # a scheduler may have put its own there
+  elif os.path.isdir(workdir) and _strangers(workdir):
     raise InputError(f"workdir {workdir!r} holds files that are not a run of ours: give an empty or new --workdir")
 
 
+def _strangers(workdir):
+  """What is in a workdir without a run, besides a scheduler's logs and what disks and killed writers leave."""
+  return [n for n in os.listdir(workdir) if n not in ("logs", "lost+found") and not n.startswith(".")]
+
+
 def _check_batch(config, mapper):
-  unit = mapper.num_devices * max(config.accumulate, 1)
-  if config.accumulate < 1 or config.batch_size % unit:
+  unit = mapper.num_devices * config.accumulate
+  if config.batch_size % unit:
     raise InputError(f"config.batch_size {config.batch_size} does not divide into config.accumulate "
                      f"{config.accumulate} parts on each of {mapper.num_devices} devices: make it a multiple of {unit}")
 

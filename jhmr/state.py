@@ -44,6 +44,21 @@ class Prediction:
   log_prob: jax.Array       # [B, S]; zeros for systems without a density
 
 
+class Encoded(NamedTuple):
+  """What a system with a density keeps of B images, once, for any number of hypotheses."""
+  projected: jax.Array  # [B, ...] the condition of the density, in whatever form it wants
+  betas: jax.Array      # [B, 10]
+  camera: jax.Array     # [B, 3]
+
+
+class Latent(NamedTuple):
+  """A density over poses, as functions of a latent z [B, S, dim] that is standard normal; z = 0 is the mode."""
+  encode: Callable    # (state, batch, assets) -> Encoded
+  decode: Callable    # (state, z, encoded, assets) -> (pose [B, S, 24, 3, 3], six_d [B, S, 24, 6], log_prob [B, S])
+  log_prob: Callable  # (state, pose, encoded, assets) -> (log_prob [B, S], z)
+  dim: int
+
+
 class System(NamedTuple):
   """The three functions of a method; `jhmr/systems/<name>.py:build(config)` returns one."""
   init: Callable     # (rng, batch, assets) -> TrainState; sees a real batch
@@ -51,3 +66,4 @@ class System(NamedTuple):
   # its terms and the norm of every gradient, so that a step is sound exactly when all of them are finite.
   step: Callable
   predict: Callable  # (state, batch, assets) -> Prediction
+  latent: Latent | None = None  # for systems with a density over poses

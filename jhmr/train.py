@@ -5,20 +5,22 @@ of (seed, i), so an interrupted run ends bit for bit where an uninterrupted one 
 runs this command (`distributed` says how they find each other); workdir is on a disk they share.
 """
 
-import errno
+import contextlib
 import faulthandler
 import os
 import sys
+import threading
 import time
 
 import jax
-from jhmr import checkpoint, command, distributed, evaluate, guard, pace, pictures, report
+from jhmr import checkpoint, command, distributed, evaluate, files, guard, pace, pictures, report
 from jhmr import run as run_lib
 from jhmr.data import source as source_lib
 from jhmr.errors import InputError
 import numpy as np
 
 _PROFILED = (5, 8)   # steps after the start of which --profile writes a trace
+_clocks = []         # the running clock of _still_alive
 
 
 def main(argv):
@@ -42,22 +44,24 @@ def train(config, workdir, cluster=distributed.ALONE, profile=False):
   started = time.monotonic()
   prepared = run_lib.prepare(config, workdir, cluster)
   # --- nothing was written so far, and nothing is wrong with the input
-  os.makedirs(workdir, exist_ok=True)
-  logfile, run = report.open_log(workdir, cluster.index), None
-  try:
-    run, state = run_lib.start(prepared, workdir, cluster, profile)
-    _introduce(run, state, prepared.origin, time.monotonic() - started)
-    return _loop(run, state)
-  except OSError as error:
-    if error.errno != errno.ENOSPC:
-      raise
-    raise InputError(f"the disk of {workdir} is full ({error}): make room and run the same command again") from error
-  finally:
-    if run and cluster.count == 1:
-      checkpoint.settle(run.writer)
+  with contextlib.ExitStack() as ends:
     for opened in (prepared.source, *prepared.splits.values()):
-      opened.close()
-    report.close_log(logfile)
+      ends.callback(opened.close)
+    ends.callback(_still_alive, 0)
+    try:
+      os.makedirs(workdir, exist_ok=True)
+      ends.callback(report.close_log, report.open_log(workdir, cluster.index))
+      if cluster.index == 0:
+        ends.enter_context(files.locked(os.path.join(workdir, "logs", "lock")))
+      run, state = run_lib.start(prepared, workdir, cluster, profile)
+      origin, prepared = prepared.origin, None  # its state would stay in memory for the whole run
+      if cluster.count == 1:
+        ends.callback(checkpoint.settle, run.writer)
+      _introduce(run, state, origin, time.monotonic() - started)
+      return _loop(run, state)
+    except OSError as error:
+      raise InputError(f"cannot write to --workdir {workdir!r} ({error}): give another, or make room there and run the "
+                       "same command again") from error
 
 
 def _introduce(run, state, origin, seconds):
@@ -77,6 +81,9 @@ def _loop(run, state):
   due = lambda every, step: step % every == 0 or step == config.num_steps
   waited = paused = 0.0
   last, unread, flops = None, None, None
+  if start and due(config.eval_every, start) and not _scored(run, start):  # preempted before it could be
+    rows = evaluate.score_splits(scorer, guard.averaged(state), run.splits, run.assets)
+    checkpoint.save(run.writer, mapper.globally(state), start, _tell(run, start, rows))
   for step in range(start + 1, config.num_steps + 1):
     _still_alive(config.stuck_after_s if last else 0)
     _profile(run, step - start)
@@ -84,7 +91,7 @@ def _loop(run, state):
     batch = next(feed)
     waited += time.monotonic() - before
     if last is None:
-      flops = _flops(whole, state, batch, run.assets)
+      flops = _flops(whole, state, batch, run.assets, config.accumulate)
     state, metrics = whole(state, batch, run.assets)
     # Read one step late, so that the devices never wait for the host; the guard has kept the state sound meanwhile.
     _check(run, state, unread)
@@ -99,6 +106,7 @@ def _loop(run, state):
         if found:
           report.scalars(run.log, step, "timing", found | source.stats(), "timing.jsonl")
       last = now
+    _still_alive(0)  # evaluation and checkpoints take what they take
     stop = distributed.preempted(run.cluster, step)
     before = time.monotonic()
     score = checkpoint.NOT_SCORED
@@ -109,6 +117,7 @@ def _loop(run, state):
       _check(run, state, unread)
       unread = None
       checkpoint.save(run.writer, mapper.globally(state), step, score)
+      report.flush(run.log)
     checkpoint.check(run.writer)
     paused += time.monotonic() - before
     if stop:
@@ -137,12 +146,14 @@ def _tell(run, step, rows):
 def _finish(run, state, rows):
   """Scores beside the baseline, and a picture."""
   report.table(rows, evaluate.COLUMNS)
-  first = run.mapper.join(next(run.splits[run.config.splits[0]].batches(run.assets)))
+  first = run.mapper.local(next(run.splits[run.config.splits[0]].batches(run.assets)))
   if run.cluster.index == 0:
     on_host = lambda tree: jax.tree.map(np.asarray, tree)
+    first = jax.tree.map(lambda x: x[:pictures.ON_SHEET], first)
     sheet = pictures.prediction_sheet(run.system.predict, on_host(guard.averaged(state)), first, on_host(run.assets))
     pictures.write(os.path.join(run.workdir, "predictions.png"), sheet)
     report.picture(run.log, int(state.step), "predictions", sheet)
+  distributed.agree(run.cluster, 0)  # the others wait here for the picture, not at the end, where waiting is limited
   report.say(f"checkpoints, metrics.jsonl, events/ and predictions.png are in {run.workdir}")
   report.close(run.log)
   return state
@@ -169,18 +180,29 @@ def _check(run, state, unread):
                    "config.optim.learning_rate, or raise config.skip_bad_steps")
 
 
-def _flops(whole, state, batch, assets):
+def _flops(whole, state, batch, assets, parts):
   """FLOPs of one device's step, or None where no peak is known to compare them with."""
   if pace.peak_flops(jax.devices()[0].device_kind) is None:
     return None
-  return (whole.lower(state, batch, assets).cost_analysis() or {}).get("flops")
+  flops = (whole.lower(state, batch, assets).cost_analysis() or {}).get("flops")
+  return flops * parts if flops else None  # a loop over parts of the batch is counted once
 
 
 def _still_alive(seconds):
-  """Restarts the clock that ends this process, with its traceback, when it makes no step for so long; 0 stops it."""
+  """Restarts the clock that ends this process, with its traceback, when a step takes so long; 0 stops it."""
   faulthandler.cancel_dump_traceback_later()
+  while _clocks:
+    _clocks.pop().cancel()
   if seconds:
-    faulthandler.dump_traceback_later(seconds, exit=True)
+    faulthandler.dump_traceback_later(seconds)
+    _clocks.append(threading.Timer(seconds + 1, os._exit, (distributed.EXIT_PEER_LOST,)))
+    _clocks[0].daemon = True
+    _clocks[0].start()
+
+
+def _scored(run, step):
+  """Whether metrics.jsonl has the scores of a step; looked up by process 0."""
+  return bool(distributed.agree(run.cluster, run.cluster.index == 0 and report.has_scores(run.log, step)))
 
 
 def _profile(run, count):

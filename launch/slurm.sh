@@ -13,7 +13,7 @@
 #   --sbatch ARGS      more arguments of sbatch, split at spaces: --sbatch "--partition=gpu --account=me"
 #   --dry-run          print the commands, run nothing
 #
-# A run that ends preempted (75) or because a process was lost (3, 137) goes back into the queue and resumes from DIR;
+# A run that ends preempted (75) or because a process was lost (3) or killed (134, 137, 143) goes back into the queue and resumes from DIR;
 # 0, 1, 2 and everything else end the job. Its output is DIR/logs/slurm/JOB.out, appended to. `scancel JOB` ends it
 # for good, `scancel --signal=TERM JOB` saves and requeues it. JHMR_PYTHON is the Python to use on the nodes (default:
 # python).
@@ -51,7 +51,7 @@ if [[ ${1:-} == --job ]]; then
   fi
   restarts=${SLURM_RESTART_COUNT:-0}
   echo "+ ended with exit code $code (processes: ${all[*]-}) after $restarts requeues"
-  if [[ $code == 75 || $code == 3 || $code == 137 ]] && ((restarts < max_requeues)); then
+  if [[ $code =~ ^(75|3|134|137|143)$ ]] && ((restarts < max_requeues)); then
     run scontrol requeue "$SLURM_JOB_ID"
   fi
   exit "$code"

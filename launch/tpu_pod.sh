@@ -134,7 +134,7 @@ for ((reruns = 0; ; reruns++)); do
   if [[ -n $dry_run ]]; then break; fi
   echo "+ ended with exit code $code after $reruns reruns"
   if [[ -n $stopped ]] || ((reruns >= opt_max_reruns)); then break; fi
-  if [[ $code != 75 && $code != 3 && $code != 137 ]]; then break; fi
+  if [[ ! $code =~ ^(75|3|134|137|143)$ ]]; then break; fi
 done
 if [[ -n $opt_delete && $code != 1 && $code != 2 ]]; then remove; fi
 exit "$code"

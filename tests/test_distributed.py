@@ -24,6 +24,12 @@ def test_a_cluster_is_detected_from_the_environment(environ, kind):
   assert distributed.detected(environ) == kind
 
 
+@pytest.mark.parametrize("options", [("host", 2, 0), ("host:one", 2, 0)])
+def test_a_coordinator_without_a_port_is_refused(options):
+  with pytest.raises(InputError, match="give HOST:PORT"):
+    distributed.join(distributed.Options(*options))
+
+
 @pytest.mark.parametrize("options", [("host:1", 0, -1), ("", 2, 0), ("host:1", 2, 2), ("host:1", 2, -1)])
 def test_half_a_cluster_is_refused(options):
   with pytest.raises(InputError, match="give all three"):
@@ -117,7 +123,9 @@ def test_a_killed_process_ends_the_other_with_its_name_and_the_run_goes_on(tmp_p
   survivor.wait(timeout=60)
   assert time.monotonic() - killed < 60
   said = survivor.stderr.read()
-  assert survivor.returncode not in (0, None) and f"process {victim} was lost" in said, said[-3000:]
+  # When process 0 goes, jax may abort (134) before our line's exit code: the launchers try again after either.
+  assert survivor.returncode in ((distributed.EXIT_PEER_LOST,) if victim else (distributed.EXIT_PEER_LOST, -6)), said
+  assert f"process {victim} was lost" in said, said[-3000:]
   drain.join()
   steps = sorted(int(p.name) for p in (tmp_path / "run" / "checkpoints").iterdir() if p.name.isdigit())
   assert steps and steps[-1] >= 5

@@ -16,7 +16,7 @@ NAME = {f: ".".join(f.relative_to(ROOT).with_suffix("").parts).removesuffix(".__
 # What each room may import of ours; "jhmr.body" stands for everything below it.
 ROOMS = {
     "jhmr.errors": (),
-    "jhmr.files": (),
+    "jhmr.files": ("jhmr.errors",),
     "jhmr.state": (),
     "jhmr.body": ("jhmr.errors", "jhmr.files", "jhmr.body"),
     "jhmr.nn": ("jhmr.nn",),

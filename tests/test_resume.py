@@ -1,5 +1,6 @@
 """A run killed at any moment and started again ends bit for bit as one that was left alone."""
 
+import json
 import pathlib
 import random
 import signal
@@ -10,7 +11,7 @@ import jax
 import numpy as np
 import pytest
 
-from jhmr import distributed
+from jhmr import distributed, train
 import runs
 
 STEPS = 60
@@ -77,19 +78,34 @@ def test_twenty_kills_change_nothing(tmp_path, data_set):
 
 
 @pytest.mark.slow
-def test_sigterm_saves_and_ends_with_its_code_and_nothing_is_lost(tmp_path, data_set):
-  overrides = (*runs.light(data_set), "log_every=1", "checkpoint_every=100", "eval_every=4", "net.hidden=8")
-  runs.succeed(runs.start(tmp_path / "whole", *overrides, "duration=12"))
-  process = runs.start(tmp_path / "broken", *overrides, "duration=12")
+@pytest.mark.parametrize("steps", [{7}, {4}, {12}, {3, 8, 12}], ids=str)
+def test_preemption_at_any_step_loses_nothing(tmp_path, data_set, monkeypatch, steps):
+  """In this process, so that the step is exact: 4, 8 and 12 are steps of evaluation, 12 is the last."""
+  overrides = (*runs.light(data_set), "log_every=1", "checkpoint_every=100", "eval_every=4", "duration=12")
+  train.train(runs.config_of(*overrides), str(tmp_path / "whole"))
+  monkeypatch.setattr(distributed, "preempted", lambda cluster, step: step in steps and not steps.discard(step))
+  for _ in range(len(steps)):
+    with pytest.raises(SystemExit) as end:
+      train.train(runs.config_of(*overrides), str(tmp_path / "broken"))
+    assert end.value.code == distributed.EXIT_PREEMPTED
+  train.train(runs.config_of(*overrides), str(tmp_path / "broken"))
+  assert_ends_alike(tmp_path / "whole", tmp_path / "broken", 12)
+  scores = [json.loads((tmp_path / n / "checkpoints/12/metrics/metrics").read_text()) for n in ("whole", "broken")]
+  assert scores[0] == scores[1], "and the last checkpoint is as good as it is"
+
+
+@pytest.mark.slow
+def test_sigterm_saves_and_ends_with_its_code(tmp_path, data_set):
+  overrides = (*runs.light(data_set), "log_every=1", "checkpoint_every=100000", "duration=100000")
+  process = runs.start(tmp_path / "run", *overrides)
   for line in process.stdout:
     if line.startswith("step 5/"):
       process.send_signal(signal.SIGTERM)
       break
   (code, out, _), = runs.finish(process)
   assert code == distributed.EXIT_PREEMPTED and "preempted: step" in out
-  out, _ = runs.succeed(runs.start(tmp_path / "broken", *overrides, "duration=12"))
-  assert "resumed at step" in out
-  assert_ends_alike(tmp_path / "whole", tmp_path / "broken", 12)
+  last = runs.lines(tmp_path / "run")[-1]["step"]
+  assert (tmp_path / "run" / "checkpoints" / str(last)).is_dir()
 
 
 @pytest.mark.slow

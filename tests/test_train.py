@@ -1,12 +1,15 @@
 """The loop: the same on any mapper and device count, one program, one round of gradients; what it stops for."""
 
+import os
 import re
+import subprocess
+import sys
 
 import jax
 import numpy as np
 import pytest
 
-from jhmr import checkpoint, command, guard, optim, parallel, report, systems, train
+from jhmr import checkpoint, command, distributed, files, guard, optim, parallel, report, systems, train
 from jhmr import assets as assets_lib
 from jhmr.data import source as source_lib
 from jhmr.errors import InputError
@@ -82,6 +85,13 @@ def test_a_folder_that_is_no_run_is_not_written_into(tmp_path):
     (("data.source=/nowhere/at/all",), "/nowhere/at/all"),
     (("splits=('vall',)",), "vall"),
     (("net.backbone=resnet51",), "resnet51"),
+    (("eval_every=0",), "config.eval_every is 0: give 1 or more"),
+    (("keep=0",), "config.keep is 0"),
+    (("ema=1.5",), "config.ema is 1.5"),
+    (("splits=()",), "config.splits is empty"),
+    (("duration=inf steps",), "give a duration"),
+    (("accumulate=3",), "config.accumulate 3 parts"),
+    (("warm_start=/nowhere",), "/nowhere"),
 ])
 def test_wrong_configs_are_one_line_and_write_nothing(tmp_path, overrides, said):
   workdir = tmp_path / "run"
@@ -182,3 +192,37 @@ def test_a_profile_and_what_steps_took_are_there_on_request(tmp_path, data_set):
   assert [r["step"] for r in rows] == [3, 6, 9]
   assert all(0 < r["step_s"] < 60 and 0 <= r["data_wait_s"] <= r["step_s"] and r["host_bytes"] > 1e8 for r in rows)
   np.testing.assert_allclose([r["examples_per_s"] * r["step_s"] for r in rows], 8)
+
+
+def test_a_workdir_that_cannot_be_one_is_one_line(tmp_path, data_set):
+  (tmp_path / "file").write_text("")
+  config = runs.config_of(*runs.light(data_set))
+  for workdir, said in ((tmp_path / "file", "cannot write to"), ("gs://bucket/run", "mount the bucket")):
+    with pytest.raises(InputError, match=said):
+      train.train(config, str(workdir))
+
+
+def test_two_runs_never_write_to_one_workdir(tmp_path, data_set):
+  (tmp_path / "logs").mkdir()
+  with files.locked(tmp_path / "logs" / "lock"):
+    with pytest.raises(InputError, match="another process is writing"):
+      train.train(runs.config_of(*runs.light(data_set)), str(tmp_path))
+  assert not (tmp_path / "config.json").exists()
+
+
+@pytest.mark.slow
+def test_a_step_that_never_ends_ends_the_process_with_its_traceback(tmp_path, data_set):
+  stuck = tmp_path / "stuck.py"
+  stuck.write_text("import time\nfrom jhmr import command, train\n"
+                   "ahead = train.source_lib.ahead\n"
+                   "def slow(*a):\n"
+                   "  for i, batch in enumerate(ahead(*a)):\n"
+                   "    time.sleep(1000 if i == 3 else 0)\n"
+                   "    yield batch\n"
+                   "train.source_lib.ahead = slow\n"
+                   "command.run(train.main)\n")
+  process = subprocess.run([sys.executable, str(stuck), f"--config={runs.QUICK}", f"--workdir={tmp_path / 'run'}",
+                            *(f"--config.{o}" for o in (*runs.light(data_set), "duration=9", "stuck_after_s=3"))],
+                           cwd=runs.ROOT, env=os.environ | {"XLA_FLAGS": "", "PYTHONPATH": str(runs.ROOT)}, text=True,
+                           capture_output=True, timeout=300, check=False)
+  assert process.returncode == distributed.EXIT_PEER_LOST and "in slow" in process.stderr, process.stderr[-2000:]

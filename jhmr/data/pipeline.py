@@ -11,6 +11,7 @@ Any TFDS data set with the features of `jhmr.data.records.features` will do.
 
 import functools
 import os
+import threading
 
 from grain import experimental as grain
 import jax
@@ -99,7 +100,7 @@ def _prefetched(plan, shapes, where, local, pool, ledger, num_batches=None):
   """batch(i): rows filled by the pool, the next batches begun before they are asked for."""
   ahead = max(_AHEAD, -(-2 * pool.size // local)) if pool.size else 0
   chunk = max(1, min(8, local // (2 * pool.size or 1)))  # rows a task: few enough that the pool ends together
-  pending = {}
+  pending, lock = {}, threading.Lock()  # the loop asks for a batch again to see what was wrong with it
 
   def submit(i):
     if i in pending or (num_batches is not None and i >= num_batches):
@@ -109,12 +110,13 @@ def _prefetched(plan, shapes, where, local, pool, ledger, num_batches=None):
                        for r in range(0, local, chunk)]
 
   def batch(i):
-    for j in range(i, i + 1 + ahead):
-      submit(j)
-    for stale in [j for j in pending if not i <= j <= i + ahead]:
-      for future in pending.pop(stale)[1]:
-        future.cancel()
-    out, futures = pending.pop(i)
+    with lock:
+      for j in range(i, i + 1 + ahead):
+        submit(j)
+      for stale in [j for j in pending if not i <= j <= i + ahead]:
+        for future in pending.pop(stale)[1]:
+          future.cancel()
+      out, futures = pending.pop(i)
     bad = [record for future in futures for record in future.result()]
     ledger.add(local + len(bad), bad)
     return out

@@ -41,3 +41,9 @@ class Critic(nn.Module):
     whole = nn.relu(dense(self.hidden, "D_alljoints_fc1")(whole))
     whole = dense(1, "D_alljoints_out")(nn.relu(dense(self.hidden, "D_alljoints_fc2")(whole)))
     return jnp.concatenate([per_joint, shape, whole], axis=1)
+
+
+def scores(critic, params, pose, betas):
+  """Scores [B, T, 25] of T bodies of each image; pose [B, T, 24, 3, 3] with its root, which is left out."""
+  flat = lambda x: x.reshape(-1, *x.shape[2:])
+  return critic.apply({"params": params}, flat(pose[:, :, 1:]), flat(betas)).reshape(*betas.shape[:2], -1)

@@ -103,3 +103,21 @@ class ImageRegressor(nn.Module):
     features = backbone(image, train and self.batch_norm != "frozen")
     head = Regressor(self.iterations, self.hidden, self.dropout, self.activation, name="head")
     return head(features, start, train)
+
+
+class ShapeCamera(nn.Module):
+  """Features -> betas and camera, as offsets from a start.
+
+  Source: ProHMR, authors' `models/heads/fc_head.py`: two layers, the second one small at the beginning.
+  """
+  hidden: int = 1024
+
+  @nn.compact
+  def __call__(self, features, betas, camera):
+    """features [B, C], start betas [L] and camera [3] -> betas [B, L], camera [B, 3]; float32."""
+    tiny_xavier = jax.nn.initializers.variance_scaling(4e-4, "fan_avg", "uniform")  # Xavier uniform, gain 0.02
+    x = nn.relu(nn.Dense(self.hidden, kernel_init=torch_dense, bias_init=torch_bias(features.shape[-1]),
+                         name="fc1")(features))
+    size = betas.shape[-1]
+    offset = nn.Dense(size + 3, kernel_init=tiny_xavier, bias_init=torch_bias(self.hidden), name="fc2")(x)
+    return betas + offset[:, :size], camera + offset[:, size:]

@@ -34,7 +34,7 @@ from jhmr.body import smpl
 from jhmr.errors import InputError
 from jhmr.nn import regressor
 from jhmr.nn import resnet
-from jhmr.nn.critic import Critic
+from jhmr.nn.critic import Critic, scores
 from jhmr.state import AXIS, Prediction, System, TrainState
 import numpy as np
 import optax
@@ -122,18 +122,12 @@ def image_terms(pose, betas, cam, batch, assets, weights, supervision, totals=No
   return {n: losses.masked_mean(error, counted[n], total=totals[n]) for n, error in errors.items() if weights[n]}
 
 
-def scores_of(critic, params, pose, betas):
-  """Scores [B, T, 25] of the body poses (root left out) and shapes of T estimates."""
-  flat = lambda x: x.reshape(-1, *x.shape[2:])
-  return critic.apply({"params": params}, flat(pose[:, :, 1:]), flat(betas)).reshape(*betas.shape[:2], -1)
-
-
 def critic_loss(critic, params, fakes, batch):
   """What the critic pays for the estimates of all iterations and for as many real poses as images -> [].
 
   Source: HMR, Eq. 8.
   """
-  fake_scores = scores_of(critic, params, *jax.lax.stop_gradient(fakes))
+  fake_scores = scores(critic, params, *jax.lax.stop_gradient(fakes))
   real_scores = critic.apply({"params": params}, batch["real_pose"], batch["real_betas"])
   return (losses.masked_mean(losses.critic_fake(fake_scores), batch["mask"]) +
           losses.masked_mean(losses.critic_real(real_scores), batch["mask"]))
@@ -175,7 +169,7 @@ def build(config):
     pose, betas, cam = decode(estimates)
     terms = image_terms(pose[:, -1], betas[:, -1], cam[:, -1], batch, assets, weights, config.supervision, totals)
     if critic:
-      fakes = losses.adversarial(scores_of(critic, critic_params, pose, betas))
+      fakes = losses.adversarial(scores(critic, critic_params, pose, betas))
       each = fakes.shape[1]  # the mean is over the estimates of all iterations
       terms["adversarial"] = losses.masked_mean(fakes, batch["mask"], total=each * totals["adversarial"])
     loss = losses.weigh(weights, terms)
