@@ -26,6 +26,8 @@ import orbax.checkpoint as ocp
 from orbax.checkpoint.checkpoint_managers import preservation_policy
 
 logging.getLogger("absl").setLevel(logging.ERROR)  # orbax logs forty lines a save and warns of files it may lack
+# It raises the first error of a save and leaves those of its other tasks to asyncio, which prints a traceback of each.
+logging.getLogger("asyncio").setLevel(logging.CRITICAL)
 
 NOT_SCORED = 1e9  # score of a checkpoint on whose step no evaluation fell: never the best one
 _LISTING = "files.json"

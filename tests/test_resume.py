@@ -119,7 +119,8 @@ def test_a_full_disk_ends_the_run_with_one_line_and_an_older_checkpoint(tmp_path
     overrides = (*runs.light(data_set), "duration=40", "log_every=1", "checkpoint_every=2", "keep=9")
     (code, _, err), = runs.finish(runs.start(disk / "run", *overrides))
     assert code == 2, err
-    assert err.splitlines()[-1].startswith("error: ") and "disk is full" in err.splitlines()[-1], err[-2000:]
+    # tensorstore's threads may print what failed in them around our line, and into it.
+    assert err.count("(the disk is full); checkpoint ") == 1, err[-3000:]
     kept = sorted(int(p.name) for p in (disk / "run" / "checkpoints").iterdir() if p.name.isdigit())
     assert kept and f"checkpoint {kept[-1]} is intact" in err
     subprocess.run(["mount", "-o", "remount,size=200m", disk], check=True)
