@@ -42,11 +42,6 @@ class Writer(NamedTuple):
   saving: list   # [step] of the save that is under way
 
 
-class Restored(NamedTuple):
-  state: object   # the TrainState
-  step: int       # the checkpoint it came from
-
-
 def _folder(workdir):
   return os.path.join(os.path.abspath(workdir), "checkpoints")
 
@@ -106,25 +101,19 @@ def settle(writer):
     writer.manager.wait_until_finished()
 
 
-class _explained:
+@contextlib.contextmanager
+def _explained(writer):
   """An error while saving becomes one line, with the checkpoint that is still there."""
-
-  def __init__(self, writer):
-    self._writer = writer
-
-  def __enter__(self):
-    return self
-
-  def __exit__(self, kind, error, trace):
-    if not isinstance(error, Exception):
-      return
+  try:
+    yield
+  except Exception as error:
     full = getattr(error, "errno", None) == errno.ENOSPC or "No space left" in str(error) or "ENOSPC" in str(error)
     if not full and not isinstance(error, OSError):
-      return  # a lost process, or a bug
-    folder = self._writer.manager.directory
-    kept = [s for s in _steps(folder) if s != self._writer.saving[0]]
+      raise  # a lost process, or a bug
+    folder = writer.manager.directory
+    kept = [s for s in _steps(folder) if s != writer.saving[0]]
     raise InputError(
-        f"checkpoint {self._writer.saving[0]} could not be written to {folder} "
+        f"checkpoint {writer.saving[0]} could not be written to {folder} "
         f"({'the disk is full' if full else str(error).splitlines()[0][:200]}); "
         f"{f'checkpoint {kept[-1]} is intact' if kept else 'there is none before it'}: "
         f"{'make room' if full else 'mend the disk'} and run the same command again") from error

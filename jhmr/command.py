@@ -11,6 +11,7 @@ import sys
 from typing import NamedTuple
 
 from absl import flags
+from jhmr import distributed
 from jhmr.errors import InputError
 import ml_collections
 from ml_collections import config_flags
@@ -28,10 +29,8 @@ _OPTIONS = "--config, --workdir, --config.key=value, --profile, --coordinator, -
 
 class Options(NamedTuple):
   """What the command line says besides the config."""
-  profile: bool = False
-  coordinator: str = ""
-  num_processes: int = 0
-  process_id: int = -1
+  profile: bool
+  cluster: distributed.Options
 
 
 def run(main):
@@ -65,8 +64,8 @@ def parse_config(argv):
   _check_keys(argv, file, flatten(_parse([argv[0], f"--config={path}"], path).config))
   values = _parse(argv, path)
   name = os.path.splitext(os.path.basename(file))[0] + (f"-{mode}" if mode else "")
-  options = Options(values.profile, values.coordinator, values.num_processes, values.process_id)
-  return values.config, os.path.abspath(values.workdir or os.path.join("runs", name)), options
+  cluster = distributed.Options(values.coordinator, values.num_processes, values.process_id)
+  return values.config, os.path.abspath(values.workdir or os.path.join("runs", name)), Options(values.profile, cluster)
 
 
 def _parse(argv, path):

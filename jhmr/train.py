@@ -27,7 +27,7 @@ _OF_DISKS = (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES, errno.EPERM,
 
 def main(argv):
   config, workdir, options = command.parse_config(argv)
-  with distributed.session(distributed.Options(*options[1:])) as cluster:
+  with distributed.session(options.cluster) as cluster:
     train(config, workdir, cluster, options.profile)
 
 
@@ -129,7 +129,6 @@ def _loop(run, state):
       report.say(f"preempted: step {step} is saved in {run.workdir}; the same command goes on from there")
       report.close(run.log)
       sys.exit(distributed.EXIT_PREEMPTED)
-  _still_alive(0)
   _check(run, state, unread)
   checkpoint.close(run.writer)
   rows = rows or evaluate.score_splits(scorer, guard.averaged(state), run.splits, run.assets)

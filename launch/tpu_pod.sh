@@ -45,7 +45,7 @@ default_version() {
   esac
 }
 
-pid_file=/tmp/jhmr-train.pid
+pid_file=train.pid # in the folder that jhmr is copied to
 where=(--zone="$opt_zone" ${opt_project:+"--project=$opt_project"})
 queue=(gcloud compute tpus queued-resources)
 vm=(gcloud compute tpus tpu-vm)
@@ -119,7 +119,7 @@ train() {
 # shellcheck disable=SC2329  # the trap calls it
 stop() {
   stopped=1
-  run "${on_all[@]}" --command="kill -TERM \$(cat $pid_file)" || true
+  run "${on_all[@]}" --command="kill -TERM \$(cat jhmr/$pid_file)" || true
 }
 
 code=0 stopped=''

@@ -7,6 +7,8 @@ Each level reduces what the level inside has scattered, so the outer and slower 
 import math
 from typing import NamedTuple
 
+from jhmr.pace import PEAK_FLOPS
+
 
 class Level(NamedTuple):
   """Devices (or groups of the level inside) joined by one kind of link."""
@@ -44,9 +46,9 @@ def _pod(size, bytes_per_s, torus, ring_from):
   return Level(size, bytes_per_s, ICI_HOP_S, torus, ring_from)
 
 
-def _tpu(peak):
+def _tpu(name):
   """Default precision multiplies in bfloat16 whatever the arrays are. Source: JAX, jax.lax.Precision.DEFAULT."""
-  return {"bfloat16": peak, "float32": peak}
+  return dict.fromkeys(("bfloat16", "float32"), PEAK_FLOPS[name])
 
 
 # Source of TPU numbers: Google Cloud documentation, pages "TPU v4", "v5e", "v5p", "v6e": peak bf16 per chip; ICI per
@@ -61,10 +63,10 @@ FABRICS = (
     # Source: the line rates of IEEE 802.3bs (200 Gb/s) and 802.3ba (100 Gb/s); one port shared by a node's eight GPUs.
     Fabric("H100, NVLink, Ethernet 200 Gb/s per node", (NVLINK, _network(200 / 8)), H100),
     Fabric("H100, NVLink, Ethernet 100 Gb/s per node", (NVLINK, _network(100 / 8)), H100),
-    Fabric("TPU v4, ICI", (_pod(4096, 1.1e15 / 4096, 3, 64),), _tpu(275e12)),
-    Fabric("TPU v5e, ICI, pods of 256", (_pod(256, 200e9, 2, 256), _network(6400 / 256)), _tpu(197e12)),
-    Fabric("TPU v5p, ICI", (_pod(8960, 600e9, 3, 64),), _tpu(459e12)),
-    Fabric("TPU v6e, ICI, pods of 256", (_pod(256, 400e9, 2, 256), _network(25600 / 256)), _tpu(918e12)),
+    Fabric("TPU v4, ICI", (_pod(4096, 1.1e15 / 4096, 3, 64),), _tpu("TPU v4")),
+    Fabric("TPU v5e, ICI, pods of 256", (_pod(256, 200e9, 2, 256), _network(6400 / 256)), _tpu("TPU v5e")),
+    Fabric("TPU v5p, ICI", (_pod(8960, 600e9, 3, 64),), _tpu("TPU v5p")),
+    Fabric("TPU v6e, ICI, pods of 256", (_pod(256, 400e9, 2, 256), _network(25600 / 256)), _tpu("TPU v6e")),
 )
 
 
