@@ -13,7 +13,7 @@ from jhmr.nn.flow import ConditionalGlow
 import numpy as np
 import pytest
 
-# float32 sums in another order, through four blocks; 2e-6 measured.
+# float32 sums in another order, through four blocks: 6e-7 measured, 9e-6 at full size.
 TOLERANCE = 1e-4
 
 
