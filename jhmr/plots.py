@@ -23,7 +23,7 @@ class Curve(NamedTuple):
 
 
 def ticks(low, high, most=6):
-  """Round numbers within [low, high], at most `most` of them and at least one step of 1, 2 or 5 times a power of ten."""
+  """Round numbers within [low, high], about `most` of them, 1, 2 or 5 times a power of ten apart."""
   raw = max(high - low, 1e-12) / most
   power = 10.0 ** math.floor(math.log10(raw))
   step = next(power * m for m in (1, 2, 5, 10) if power * m >= raw * (1 - 1e-9))
@@ -51,7 +51,7 @@ def plot(curves, title, x_label, y_label, log_x=False, diagonal=False, size=SIZE
     _line(image, place([0, 1], [0, 1]), (170, 170, 170))
   for i, curve in enumerate(curves):
     _curve(image, curve, place, COLORS[i % len(COLORS)])
-  _legend(image, curves)
+  _legend(image, curves, size[0] - MARGINS[2] - 16 * len(curves) if diagonal else MARGINS[0] + 12)
   return image
 
 
@@ -74,7 +74,8 @@ def _pixels(x, y, box, size):
 def _line(image, points, color, thickness=2):
   kept = points[np.isfinite(points).all(-1)]
   if len(kept):
-    cv2.polylines(image, [np.round(kept * 2**_SHIFT).astype(np.int32)], False, color, thickness, cv2.LINE_AA, _SHIFT)
+    sixteenths = np.round(kept * 2**_SHIFT).astype(np.int32)
+    cv2.polylines(image, [sixteenths], False, color, thickness, cv2.LINE_AA, _SHIFT)
 
 
 def _text(image, text, at, scale=0.38):
@@ -110,8 +111,9 @@ def _curve(image, curve, place, color):
   _line(image, place(curve.x, curve.y), color)
 
 
-def _legend(image, curves):
-  right, top = image.shape[1] - MARGINS[1], MARGINS[0] + 12
+def _legend(image, curves, top):
+  """In a right corner: curves of errors fall away from the upper one, calibration curves rise away from the lower."""
+  right = image.shape[1] - MARGINS[1]
   wide = max((len(c.label) for c in curves), default=0) * 7 + 30
   for i, curve in enumerate(curves):
     y = top + 16 * i

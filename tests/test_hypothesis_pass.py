@@ -1,4 +1,4 @@
-"""The pass over chunks of hypotheses against NumPy on everything at once; what chunks, devices and masks do not change."""
+"""The pass over chunks of hypotheses against NumPy on everything at once; what chunks and devices do not change."""
 
 import functools
 import json
