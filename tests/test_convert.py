@@ -23,7 +23,6 @@ SMALL = resnet.Architecture(stem=7, pool=True, blocks=(1, 2, 1, 1), width=4, exp
 SMOKE = (f"--config={ROOT}/configs/prohmr.py:smoke", "--config.net.backbone=resnet_test", "--config.net.hidden=8",
          "--config.net.flow.hidden=8")
 BETAS = np.linspace(-1, 1, 10, dtype=np.float32)
-needs_prohmr = pytest.mark.skipif(importlib.util.find_spec("jhmr.systems.prohmr") is None, reason="no ProHMR yet")
 
 
 @pytest.fixture(scope="module", autouse=True)
@@ -84,7 +83,6 @@ def test_a_resnet_becomes_the_backbone_of_a_fresh_network(tmp_path, capsys):
   assert np.all(state.params["net"]["head"]["fc1"]["kernel"] == 1)
 
 
-@needs_prohmr
 def test_prohmr_becomes_a_run_that_predicts_warm_starts_and_resumes(released):
   out = released[1]
   config, system, state, assets = evaluate.load_run(str(out))
@@ -112,7 +110,6 @@ def test_every_optimiser_starts_from_zeros(name):
   assert not any(np.any(x) for x in jax.tree.leaves(optim.make_optimizer(config, 10).init({"w": jnp.ones(3)})))
 
 
-@needs_prohmr
 def test_other_means_are_written_beside_the_weights_unless_the_config_has_them(released, tmp_path):
   source, out = released
   config = command.read_config(str(out))
@@ -125,7 +122,6 @@ def test_other_means_are_written_beside_the_weights_unless_the_config_has_them(r
   assert sorted(p.name for p in (tmp_path / "again").iterdir()) == ["checkpoints", "config.json"]
 
 
-@needs_prohmr
 @pytest.mark.parametrize("changes, match", [
     ({"flow.fc_head.layers.2.bias": None}, "missing flow.fc_head.layers.2.bias"),
     ({"surprise": np.zeros(1)}, "unexpected surprise"),
@@ -138,7 +134,6 @@ def test_odd_files_leave_nothing(tmp_path, changes, match):
   assert [p.name for p in tmp_path.iterdir()] == ["checkpoint.npz"]
 
 
-@needs_prohmr
 def test_a_config_of_another_system_is_refused(tmp_path):
   with pytest.raises(InputError, match="weights are for prohmr"):
     run("prohmr", prohmr_file(tmp_path), tmp_path / "out", f"--config={ROOT}/configs/hmr.py:smoke")

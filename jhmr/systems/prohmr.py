@@ -13,8 +13,6 @@ The paper's weights: keypoints2d 0.01 on the mode and 0.001 on samples, keypoint
 betas 0.0005, nll 0.001, orthogonal 0.1, adversarial 0.0005; two samples an image, one of them the mode.
 
 Differs from the authors' code:
-  - an image without a pose takes part in the flow's batch norm of the density pass with its mode as pose; they drop it
-    from the batch, which is not a static shape. It has no weight in the loss.
   - the critic sees as many real poses as images; each side of its loss is a mean over bodies.
   - crops are rendered or augmented as `jhmr.data` does for every system; their extreme crops are not among it.
 """
@@ -29,7 +27,7 @@ from jhmr.body import camera, joints, rotations, smpl
 from jhmr.errors import InputError
 from jhmr.nn import regressor, resnet
 from jhmr.nn.critic import Critic, scores
-from jhmr.nn.flow import ConditionalGlow, actnorm_from_data
+from jhmr.nn.flow import ConditionalGlow, actnorm_from_data, log_normal
 from jhmr.state import AXIS, Encoded, Latent, Prediction, System, TrainState
 import optax
 
@@ -176,10 +174,10 @@ def look(nets, params, stats, image, mean, train):
   return context, betas, cam, new.get("batch_stats", stats["backbone"])
 
 
-def train_flow(nets, params, moments, x, context, key, method):
+def train_flow(nets, params, moments, x, context, key, method, **options):
   """One training call of the flow, which changes its batch-norm moments: (first result, moments)."""
   out, new = nets.flow.apply({"params": params["flow"], "batch_stats": moments}, x, context, True, method=method,
-                             rngs={"dropout": key}, mutable=["batch_stats"])
+                             rngs={"dropout": key}, mutable=["batch_stats"], **options)
   return out[0], new.get("batch_stats", moments)
 
 
@@ -204,8 +202,8 @@ def bodies(nets, num_random, params, stats, batch, assets, key):
   mode, flow_stats = run(flow_stats, jnp.zeros((size, 1, DIM)), context, drop[1], "sample")
   known = known_poses(batch)[:, None]
   known = known + POSE_NOISE * jax.random.normal(noise_key, known.shape)
-  known = jnp.where(batch["has_pose"][:, None, None] > 0, known, jax.lax.stop_gradient(mode))
-  log_prob, flow_stats = run(flow_stats, known, context, drop[2], "log_prob")
+  labelled = batch["mask"] * batch["has_pose"]  # they alone count in batch norm, as if the others were not there
+  log_prob, flow_stats = run(flow_stats, known, context, drop[2], "log_prob", weight=labelled)
   pose, six_d = to_pose(jnp.concatenate([mode, *made], axis=1))
   return pose, six_d, betas, cam, log_prob[:, 0], {"backbone": moments, "flow": flow_stats}
 
@@ -237,18 +235,15 @@ def latent_of(nets):
     context, betas, cam, _ = look(nets, state.params["net"], state.stats["net"], batch["image"], assets["mean"], False)
     return Encoded(flow(state, context, method="project"), betas, cam)
 
-  def base(z):
-    return jnp.sum(jax.scipy.stats.norm.logpdf(z), axis=-1)
-
   def decode(state, z, encoded, assets):
     del assets
     x, log_det = flow(state, z, encoded.projected, method="inverse")
-    return (*to_pose(x), base(z) - log_det)
+    return (*to_pose(x), log_normal(z) - log_det)
 
   def log_prob(state, pose, encoded, assets):
     del assets
     z, log_det = flow(state, from_pose(pose), encoded.projected, method="forward")
-    return base(z) + log_det, z
+    return log_normal(z) + log_det, z
 
   return Latent(encode, decode, log_prob, DIM)
 
