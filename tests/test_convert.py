@@ -1,6 +1,5 @@
 """Released files become runs that everything takes; a file with anything odd leaves nothing behind."""
 
-import importlib.util
 import pathlib
 import subprocess
 import sys
