@@ -16,6 +16,7 @@ import jax
 from jax import lax
 from jax.flatten_util import ravel_pytree
 import jax.numpy as jnp
+from jhmr.fitting import descend
 
 _ARMIJO, _CURVATURE, _MAX_SEARCH = 1e-4, 0.9, 25
 
@@ -54,11 +55,7 @@ class State(NamedTuple):
   grad: jax.Array    # [n]
   d: jax.Array       # [n] last direction
   t: jax.Array       # [] last step
-  last_grad: jax.Array  # [n] where that step began
-  steps: jax.Array   # [history, n], newest last
-  changes: jax.Array  # [history, n] of the gradient
-  rho: jax.Array     # [history] 1 / (step . change); 0 where there is none
-  scale: jax.Array   # [] of the first approximation of the Hessian's inverse
+  memory: descend.Memory
   num_iter: jax.Array  # [] int32 of all calls
   num_eval: jax.Array  # [] int32 of all calls
 
@@ -104,10 +101,8 @@ def minimize(loss_fn, x, num_calls, settings=Settings(), ftol=1e-9, gtol=1e-9):
 def start(evaluate, x, settings):
   """The State before the first call; evaluate: x [n] -> (loss, gradient)."""
   loss, grad = evaluate(x)
-  rows = jnp.zeros((settings.history, x.size), x.dtype)
-  zero = jnp.zeros((), jnp.int32)
-  return State(x, loss, grad, -grad, jnp.zeros_like(loss), grad, rows, rows, jnp.zeros(settings.history, x.dtype),
-               jnp.ones_like(loss), zero, zero)
+  zero, memory = jnp.zeros((), jnp.int32), descend.empty_memory(x, settings.history)
+  return State(x, loss, grad, -grad, jnp.zeros_like(loss), memory, zero, zero)
 
 
 def step(evaluate, state, settings):
@@ -118,7 +113,7 @@ def step(evaluate, state, settings):
   def iterate(carry):
     state, num, evals, _ = carry
     before = state
-    state = _direction(state, settings)
+    state = _direction(state)
     slope = jnp.vdot(state.grad, state.d)
     flat = slope > -settings.tolerance_change
     state, used = lax.cond(flat, lambda: (state, jnp.zeros((), jnp.int32)), lambda: _move(evaluate, state, slope))
@@ -135,35 +130,13 @@ def step(evaluate, state, settings):
   return state._replace(num_eval=state.num_eval + evals)
 
 
-def _direction(state, settings):
+def _direction(state):
   """Remembers the last step and chooses the next direction and first step size."""
   first = state.num_iter == 0
-  y, s = state.grad - state.last_grad, state.d * state.t
-  ys = jnp.vdot(y, s)
-  curved = (ys > 1e-10) & ~first
-  push = lambda rows, row: jnp.where(curved, jnp.concatenate([rows[1:], row[None]]), rows)
-  safe = jnp.where(curved, ys, 1.0)
-  state = state._replace(steps=push(state.steps, s), changes=push(state.changes, y), rho=push(state.rho, 1 / safe),
-                         scale=jnp.where(curved, safe / jnp.where(curved, jnp.vdot(y, y), 1.0), state.scale))
-  d = _two_loops(state)
+  memory = descend.remember(state.memory, state.d * state.t, state.grad - state.memory.grad, ~first)
   t = jnp.where(first, jnp.minimum(1.0, 1 / jnp.sum(jnp.abs(state.grad))), 1.0).astype(state.t.dtype)
-  return state._replace(d=d, t=t, last_grad=state.grad, num_iter=state.num_iter + 1)
-
-
-def _two_loops(state):
-  """- H grad, of the remembered pairs; empty rows have rho 0 and change nothing."""
-  def down(q, row):
-    s, y, rho = row
-    share = jnp.vdot(s, q) * rho
-    return q - share * y, share
-
-  def up(r, row):
-    (s, y, rho), share = row
-    return r + s * (share - jnp.vdot(y, r) * rho), None
-
-  rows = (state.steps, state.changes, state.rho)
-  q, shares = lax.scan(down, -state.grad, rows, reverse=True)
-  return lax.scan(up, q * state.scale, (rows, shares))[0]
+  return state._replace(d=descend.two_loops(memory, state.grad), t=t, num_iter=state.num_iter + 1,
+                        memory=memory._replace(x=state.x, grad=state.grad))
 
 
 def _move(evaluate, state, slope):

@@ -19,7 +19,7 @@ from jhmr.fitting import descend
 from jhmr.fitting import joint_lbfgs
 from jhmr.fitting import objectives
 
-NUM_STEPS = 40          # of L-BFGS for each person
+NUM_STEPS = 120         # evaluations of L-BFGS for each person
 JOINT_CALLS = 30        # Source: ProHMR's authors' `eval_keypoint_fitting.py`; their demo makes 10
 MODES = ("vmap", "joint")
 
@@ -37,7 +37,7 @@ class Fit(NamedTuple):
   betas: jax.Array        # [P, L]
   translation: jax.Array  # [P, 3] metres, in the camera of the target
   pose: jax.Array         # [P, 24, 3, 3]
-  losses: jax.Array       # [P, steps + 1] of each person; joint: [P, 2], at the start and at the end
+  losses: jax.Array       # [P, steps] of each person; joint: [P, 2], at the start and at the end
   pixels: jax.Array       # [P, 2] mean reprojection error before and after, in pixels of the target's camera
 
 
@@ -81,7 +81,7 @@ def fit_keypoints(decode, encoded, body, targets, translation, *, dim, set_name,
     targets: objectives.Target, leaves [P, ...]; a person without any keypoint stays near where they are.
     translation: [P, 3] metres, to start from; see `objectives.crop_camera` and `full_camera`.
     use_hips: whether detected hips and pelvis count.
-    num_steps: of L-BFGS; in mode "joint" the number of calls of up to 20 steps; None is NUM_STEPS or JOINT_CALLS.
+    num_steps: of L-BFGS, one evaluation each; in mode "joint" the number of calls of up to 20 steps; None is NUM_STEPS or JOINT_CALLS.
     mode: "vmap", every person alone, or "joint", one problem with one line search, as the authors do.
     tx: optimiser of mode "vmap"; None is `descend.lbfgs()`.
   Returns:

@@ -17,7 +17,7 @@ from jhmr.fitting import joint_lbfgs
 from jhmr.fitting import latent
 
 CONSISTENCY = 300.0**2  # Source: ProHMR's authors' `optimization/losses.py:multiview_loss`
-NUM_STEPS = 60
+NUM_STEPS = 120  # evaluations of L-BFGS for each person
 
 
 class Refined(NamedTuple):
@@ -25,7 +25,7 @@ class Refined(NamedTuple):
   z: jax.Array       # [P, V, D]
   pose: jax.Array    # [P, V, 24, 3, 3]
   betas: jax.Array   # [P, L] the mean over views
-  losses: jax.Array  # [P, steps + 1]; joint: [P, calls]
+  losses: jax.Array  # [P, steps]; joint: [P, calls]
 
 
 def mean_over_views(x, mask):
