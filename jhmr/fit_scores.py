@@ -1,5 +1,7 @@
 """What fitting gains on rendered people, whose bodies are known: tables with 95 % intervals."""
 
+import time
+
 from jhmr import metrics, report
 from jhmr.body import camera, joints
 from jhmr.data import source as source_lib
@@ -22,8 +24,8 @@ def interval(values, seed=0):
   return tuple(np.percentile(means, (2.5, 97.5)))
 
 
-def rows_of(split, methods, baseline):
-  """Table rows of {method: {metric: [N]}}, and what each method changes against the baseline, person by person."""
+def rows_of(split, methods, order):
+  """Table rows of {method: {metric: [N]}}, and what each method changes against the first, person by person."""
   def row(name, values):
     cells = {"split": split, "method": name, "people": len(values[SHOWN[0]])}
     for metric in SHOWN:
@@ -31,9 +33,9 @@ def rows_of(split, methods, baseline):
       cells |= {metric: float(np.mean(values[metric])), "95 % of " + metric: f"{low:.1f}..{high:.1f}"}
     return cells
 
-  change = lambda values: {m: values[m] - methods[baseline][m] for m in SHOWN}
-  return ([row(name, v) for name, v in methods.items()] +
-          [row(f"{name} - {baseline}", change(v)) for name, v in methods.items() if name != baseline])
+  first = methods[order[0]]
+  return ([row(name, methods[name]) for name in order] +
+          [row(f"{name} - {order[0]}", {m: methods[name][m] - first[m] for m in SHOWN}) for name in order[1:]])
 
 
 def to_prediction(pose, betas, cam):
@@ -65,9 +67,11 @@ def _batches(config, assets, name):
   """Every batch of a split on the device."""
   split = source_lib.open_split(config, assets, name)
   on_device = jax.jit(split.on_device)
-  for i in range(min(split.num_batches, config.eval_batches or split.num_batches)):
+  count, began = min(split.num_batches, config.eval_batches or split.num_batches), time.monotonic()
+  for i in range(count):
     yield on_device(split.batch(i), assets)
-    report.say(f"{name}: batch {i + 1}/{split.num_batches}")
+    left = (time.monotonic() - began) / (i + 1) * (count - i - 1)
+    report.say(f"{name}: batch {i + 1}/{count}  {report.clock(left)} left")
   split.close()
 
 
@@ -92,7 +96,7 @@ def keypoint_scores(config, system, state, assets, body, name, noise_px, options
     return {"mode": score(mode, encoded.betas), "fit": score(fit.pose, fit.betas)}, batch["mask"] * batch["has_pose"]
 
   parts, keep = zip(*(jax.device_get(measure(state, batch, assets, body)) for batch in _batches(config, assets, name)))
-  return rows_of(name, _joined(parts, keep), "mode")
+  return rows_of(name, _joined(parts, keep), ("mode", "fit"))
 
 
 def by_person(person, keep):
@@ -135,4 +139,5 @@ def view_scores(config, system, state, assets, name, mode, num_steps):
   pick = lambda tree, i: jax.tree.map(lambda x: x[ids[i:i + 16]], tree)
   parts = [jax.device_get(measure(state, pick(labels, i), pick(encoded, i), mask[i:i + 16], assets))
            for i in range(0, len(ids), 16)]
-  return rows_of(name, jax.tree.map(lambda *x: np.concatenate(x), *parts), "single view")
+  joined = jax.tree.map(lambda *x: np.concatenate(x), *parts)
+  return rows_of(name, joined, ("single view", "rotation averaging", "refined"))

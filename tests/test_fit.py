@@ -1,4 +1,4 @@
-"""The command `fit`: from keypoint files, groups of views and splits to bodies; and what is said when that cannot be."""
+"""The command `fit`: keypoint files, groups of views and splits to bodies; and what is said when that cannot be."""
 
 import functools
 import json
@@ -13,7 +13,7 @@ import pytest
 from fitting import fake_latent
 from jhmr import assets as assets_lib
 from jhmr import evaluate, fit, fit_scores
-from jhmr.body import camera
+from jhmr.body import camera, smpl
 from jhmr.errors import InputError
 from jhmr.state import TrainState
 import runs
@@ -102,7 +102,6 @@ def test_a_folder_becomes_bodies_and_what_cannot_be_used_is_named(run, photos, t
   np.testing.assert_array_equal(stored["z"][0], 0)
   # The camera written sees the written body where the fit saw it.
   _, _, _, assets = loaded()
-  from jhmr.body import smpl
   pose = np.concatenate([stored["global_orient"], stored["body_pose"]], 1)
   points = smpl.keypoints(assets["body"], smpl.forward(assets["body"], stored["betas"], pose, stored["transl_m"]),
                           "openpose25")

@@ -20,6 +20,7 @@ ROOMS = {
     "jhmr.state": (),
     "jhmr.body": ("jhmr.errors", "jhmr.files", "jhmr.body"),
     "jhmr.nn": ("jhmr.nn",),
+    "jhmr.fitting": ("jhmr.errors", "jhmr.body", "jhmr.fitting"),
     "jhmr.data": ("jhmr.errors", "jhmr.body", "jhmr.data", "jhmr.command", "jhmr.report"),
     "jhmr.losses": ("jhmr.body", "jhmr.state"),
     "jhmr.metrics": ("jhmr.body", "jhmr.state"),

@@ -8,7 +8,8 @@ ProHMR (Kolotouros, Pavlakos, Jayaraman, Daniilidis, ICCV 2021), Eq. 11 with the
 Starts at z = 0, the most likely pose, and at the betas and the camera that the network sees.
 Differs: by default every person is a problem of their own, in variables of like size, with a fixed number of L-BFGS
 steps. The authors make one problem of all images of a batch, so what is found for one depends on the others;
-mode="joint" does as they do.
+mode="joint" does as they do, and ends where their code does: on 16 people with a smooth density in place of the flow,
+joints were 0.6 mm apart on average in float32, 1.1 mm at most, while the default ended 0.7 % lower.
 """
 
 from typing import NamedTuple
@@ -81,7 +82,8 @@ def fit_keypoints(decode, encoded, body, targets, translation, *, dim, set_name,
     targets: objectives.Target, leaves [P, ...]; a person without any keypoint stays near where they are.
     translation: [P, 3] metres, to start from; see `objectives.crop_camera` and `full_camera`.
     use_hips: whether detected hips and pelvis count.
-    num_steps: of L-BFGS, one evaluation each; in mode "joint" the number of calls of up to 20 steps; None is NUM_STEPS or JOINT_CALLS.
+    num_steps: of L-BFGS, one evaluation each; in mode "joint" calls of up to 20 steps; None is NUM_STEPS or
+      JOINT_CALLS.
     mode: "vmap", every person alone, or "joint", one problem with one line search, as the authors do.
     tx: optimiser of mode "vmap"; None is `descend.lbfgs()`.
   Returns:

@@ -1,4 +1,4 @@
-"""A small density over poses that needs no network: z moves the 6D pose by a fixed smooth map, differently per image."""
+"""A small density over poses that needs no network: z moves the 6D pose by a fixed smooth map."""
 
 from typing import NamedTuple
 
