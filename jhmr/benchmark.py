@@ -12,7 +12,7 @@ import time
 import jax
 import jax.numpy as jnp
 from jhmr import command, report
-from jhmr.benchmarks import body, data, flow, input as input_row, render, train
+from jhmr.benchmarks import body, data, fitting, flow, input as input_row, render, train
 from jhmr.errors import InputError
 
 ROWS = {
@@ -23,6 +23,7 @@ ROWS = {
     "train": train.hmr_step,            # one HMR update
     "flow": flow.samples,               # samples of one image, with log-probabilities
     "flow_log_prob": flow.log_prob,     # the way back
+    "fit": fitting.keypoint_fits,       # 64 people, 25 keypoints each
     "people": data.rendered_people,     # the on-device stream of labelled images
     "input": input_row.disk_input,      # augmented crops from JPEGs on disk, on one core
 }
