@@ -1,7 +1,7 @@
 """Fitting row: people per second from keypoints and a latent, beside PyTorch's L-BFGS on the same objective.
 
 The density is a fixed smooth map from z to the 6D pose, so that the row measures fitting and not a network. The peer is
-what ProHMR's authors do: one torch.optim.LBFGS problem for all people (30 calls of up to 20 steps at most, their stop
+what ProHMR's demo does: one torch.optim.LBFGS problem for all people (10 calls of up to 20 steps at most, their stop
 rules) over smplx's full mesh, of which 25 keypoints are taken.
 """
 
@@ -17,7 +17,7 @@ from jhmr.body import camera, joints, poses, rotations, smpl
 from jhmr.fitting import latent, objectives
 import numpy as np
 
-_SET, _DIM, _CALLS = "openpose25", 144, 30
+_SET, _DIM, _CALLS = "openpose25", 144, 10
 
 
 class _Encoded(NamedTuple):
