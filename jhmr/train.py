@@ -6,6 +6,7 @@ runs this command (`distributed` says how they find each other); workdir is on a
 """
 
 import contextlib
+import errno
 import faulthandler
 import os
 import sys
@@ -21,6 +22,7 @@ import numpy as np
 
 _PROFILED = (5, 8)   # steps after the start of which --profile writes a trace
 _clocks = []         # the running clock of _still_alive
+_OF_DISKS = (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES, errno.EPERM, errno.EIO, errno.ENOTDIR, errno.EEXIST)
 
 
 def main(argv):
@@ -60,6 +62,8 @@ def train(config, workdir, cluster=distributed.ALONE, profile=False):
       _introduce(run, state, origin, time.monotonic() - started)
       return _loop(run, state)
     except OSError as error:
+      if error.errno not in _OF_DISKS:
+        raise
       raise InputError(f"cannot write to --workdir {workdir!r} ({error}): give another, or make room there and run the "
                        "same command again") from error
 

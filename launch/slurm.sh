@@ -13,10 +13,10 @@
 #   --sbatch ARGS      more arguments of sbatch, split at spaces: --sbatch "--partition=gpu --account=me"
 #   --dry-run          print the commands, run nothing
 #
-# A run that ends preempted (75) or because a process was lost (3) or killed (134, 137, 143) goes back into the queue and resumes from DIR;
-# 0, 1, 2 and everything else end the job. Its output is DIR/logs/slurm/JOB.out, appended to. `scancel JOB` ends it
-# for good, `scancel --signal=TERM JOB` saves and requeues it. JHMR_PYTHON is the Python to use on the nodes (default:
-# python).
+# A run that ends preempted (75) or because a process was lost (3) or killed (134, 137, 143) goes back into the queue
+# and resumes from DIR; 0, 1, 2 and everything else end the job. Its output is DIR/logs/slurm/JOB.out, appended to.
+# `scancel JOB` ends it for good, `scancel --signal=TERM JOB` saves and requeues it. JHMR_PYTHON is the Python to use on
+# the nodes (default: python).
 #
 # JAX takes addresses and process numbers from SLURM, and one GPU for each process: the one of its number on the node.
 # So every task must see all GPUs of its node: --gpus-per-node, never --gpus-per-task.
