@@ -12,7 +12,7 @@ import time
 import jax
 import jax.numpy as jnp
 from jhmr import command, report
-from jhmr.benchmarks import body, data, input as input_row, render, train
+from jhmr.benchmarks import body, data, fitting, flow, input as input_row, render, train
 from jhmr.errors import InputError
 
 ROWS = {
@@ -21,6 +21,9 @@ ROWS = {
     "raster": render.scene,             # 512 x 832 pixels, three bodies
     "crops": render.crops,              # 64 crops of 96 x 96
     "train": train.hmr_step,            # one HMR update
+    "flow": flow.samples,               # samples of one image, with log-probabilities
+    "flow_log_prob": flow.log_prob,     # the way back
+    "fit": fitting.keypoint_fits,       # 64 people, 25 keypoints each
     "people": data.rendered_people,     # the on-device stream of labelled images
     "input": input_row.disk_input,      # augmented crops from JPEGs on disk, on one core
 }

@@ -30,6 +30,7 @@ logging.getLogger("absl").setLevel(logging.ERROR)  # orbax logs forty lines a sa
 logging.getLogger("asyncio").setLevel(logging.CRITICAL)
 
 NOT_SCORED = 1e9  # score of a checkpoint on whose step no evaluation fell: never the best one
+BACKBONE = "backbone"  # the part of a network that can be started alone
 _LISTING = "files.json"
 _LATE = {"_CHECKPOINT_METADATA": lambda text, step: json.loads(text)["commit_timestamp_nsecs"] is not None,
          "commit_success.txt": lambda text, step: text.endswith(f"/{step}")}
@@ -267,30 +268,62 @@ def warm_start(state, workdir, step=None):
 
   Args:
     state: fresh. Networks that the other run does not have stay as they are.
-    workdir: of the other run; step: None is its best checkpoint.
+    workdir: of the other run; step: None is its best checkpoint. One that holds nothing but a BACKBONE (see
+      `convert`) goes into every network that has one.
   Returns:
     (state, one line that says what was taken).
   Raises:
     InputError: when no network is shared, or one's parameters differ, naming the odd ones.
   """
   loaded, step = load_for_inference(workdir, step)
-  shared = [n for n in state.params if n in loaded["params"]]
+  if set(loaded["params"]) == {BACKBONE}:
+    shared = _backbones(state.params, workdir)
+  else:
+    shared = [(name,) for name in state.params if name in loaded["params"]]
   if not shared:
     raise InputError(f"{workdir!r} has networks {', '.join(loaded['params'])}, this run {', '.join(state.params)}: "
                      "nothing to start from")
-  params, stats, ema = dict(state.params), dict(state.stats), dict(state.ema)
-  for name in shared:
-    params[name] = _fitted(params[name], loaded["params"][name], workdir, name)
-    if name in ema:
-      ema[name] = jax.tree.map(np.copy, params[name])
-    if name in stats and name in loaded["stats"]:
-      stats[name] = _fitted(stats[name], loaded["stats"][name], workdir, name)
-  return (state.replace(params=params, stats=stats, ema=ema),
-          f"started from step {step} of {workdir}: {', '.join(shared)}")
+  new = {"params": state.params, "stats": state.stats, "ema": state.ema}
+  for place in shared:
+    name = "/".join(place)
+    taken = fitted(_at(state.params, place), loaded["params"][place[-1]], workdir, name)
+    new["params"] = _put(new["params"], place, taken)
+    if place[0] in state.ema:
+      new["ema"] = _put(new["ema"], place, jax.tree.map(np.copy, taken))
+    if _at(state.stats, place) is not None and place[-1] in loaded["stats"]:
+      moments = fitted(_at(state.stats, place), loaded["stats"][place[-1]], workdir, name)
+      new["stats"] = _put(new["stats"], place, moments)
+  return state.replace(**new), f"started from step {step} of {workdir}: {', '.join(map('/'.join, shared))}"
 
 
-def _fitted(example, loaded, workdir, name):
-  """`loaded` in the tree of `example`; InputError when names or shapes differ."""
+def _backbones(params, workdir):
+  """Where each network has its backbone; InputError when one has several."""
+  def places(tree, path):
+    for key, value in tree.items() if isinstance(tree, dict) else ():
+      yield from [(*path, key)] if key == BACKBONE else places(value, (*path, key))
+
+  found = [list(places(tree, (name,))) for name, tree in params.items()]
+  for several in found:
+    if len(several) > 1:
+      raise InputError(f"{workdir!r} holds one backbone, but this run has {', '.join(map('/'.join, several))}: which "
+                       "one it is for cannot be told")
+  return [place for several in found for place in several]
+
+
+def _at(tree, place):
+  """The part of a tree at a place; None where there is none."""
+  for key in place:
+    tree = tree.get(key) if isinstance(tree, dict) else None
+  return tree
+
+
+def _put(tree, place, value):
+  """A tree with another part at a place."""
+  return value if not place else dict(tree) | {place[0]: _put(tree[place[0]], place[1:], value)}
+
+
+def fitted(example, loaded, workdir, name):
+  """`loaded`, as NumPy, in the tree, shapes and dtypes of `example`; InputError when names or shapes differ."""
   keyed = lambda tree: {jax.tree_util.keystr(path, simple=True, separator="/"): leaf
                         for path, leaf in jax.tree_util.tree_flatten_with_path(tree)[0]}
   want, have = keyed(example), keyed(loaded)

@@ -1,7 +1,8 @@
 """Scores a checkpoint: python -m jhmr.evaluate --workdir runs/quickstart [--splits val,val_occluded,multiview]
 
 Every metric is per example; a mask weighs away the padding of the last batch, so the numbers do not
-depend on how many devices share the work.
+depend on how many devices share the work. `--hypotheses 4096` also scores that many samples of a density
+over poses, see `hypothesis_pass`.
 """
 
 import argparse
@@ -11,7 +12,7 @@ from typing import Callable, NamedTuple
 
 import jax.numpy as jnp
 from jhmr import assets as assets_lib
-from jhmr import checkpoint, command, files, metrics, parallel, report, systems
+from jhmr import checkpoint, command, files, hypothesis_pass, hypothesis_report, metrics, parallel, report, systems
 from jhmr.data import source as source_lib
 from jhmr.data import spec
 from jhmr.errors import InputError
@@ -33,16 +34,16 @@ def predict_mean(state, batch, assets):
 
 class Split(NamedTuple):
   """An opened evaluation split."""
-  batches: Callable  # assets -> iterator over its whole batches on the devices, required fields only
+  batches: Callable  # assets -> iterator over its whole batches on the devices
   close: Callable    # ends what reads it
 
 
-def open_splits(config, assets, mapper, names=None):
-  """{name: Split}."""
+def open_splits(config, assets, mapper, names=None, optional=()):
+  """{name: Split}; its batches have the required fields, and those of `optional` that the split has."""
 
   def opened(name):
     split = source_lib.open_split(config, assets, name, mapper.process_index, mapper.process_count)
-    needed = lambda batch: {k: v for k, v in batch.items() if spec.FIELDS[k].required}
+    needed = lambda batch: {k: v for k, v in batch.items() if spec.FIELDS[k].required or k in optional}
     prepare = mapper.rows(lambda state, batch, assets: needed(split.on_device(batch, assets)))
 
     def batches(assets):
@@ -114,7 +115,10 @@ def main(argv):
   parser.add_argument("--step", type=int, help="which checkpoint; default: the best")
   parser.add_argument("--batch_size", type=int, help="default: the run's")
   parser.add_argument("--parallel", default="pmap", help="pmap or shard_map")
-  parser.add_argument("--out", help="also write the rows as JSON here")
+  parser.add_argument("--hypotheses", type=int, default=0, metavar="N",
+                      help="also score N samples an image, the mode among them; for systems with a density")
+  parser.add_argument("--chunk", type=int, default=hypothesis_pass.CHUNK, help="how many of them at a time")
+  parser.add_argument("--out", help="also write the rows as JSON here, and plots of the hypotheses beside it")
   args = parser.parse_args(argv[1:])
   if args.out and not os.path.isdir(os.path.dirname(os.path.abspath(args.out))):
     raise InputError(f"the folder of --out {args.out!r} does not exist: make it first")
@@ -123,16 +127,27 @@ def main(argv):
     config = ml_collections.ConfigDict(config)
     config.batch_size = args.batch_size
   mapper = parallel.make(args.parallel)
-  splits = open_splits(config, assets, mapper, args.splits.split(",") if args.splits else None)
+  if args.hypotheses:
+    score_many = hypothesis_pass.make_scorer(mapper, system, args.hypotheses, args.chunk)
+    assets = assets | {"hypothesis_body": hypothesis_pass.body_of(assets)}
+  splits = open_splits(config, assets, mapper, args.splits.split(",") if args.splits else None,
+                       ("visible",) if args.hypotheses else ())
   state, assets = mapper.replicate(state), mapper.replicate(assets)
-  score = make_scorer(config, mapper, system)
-  rows = score_splits(score, state, splits, assets)
+  rows = score_splits(make_scorer(config, mapper, system), state, splits, assets)
+  report.table(rows, COLUMNS)
+  found = {"step": int(state.step), "rows": rows}
+  if args.hypotheses:
+    summaries = {name: hypothesis_report.summarise(score_many(state, split.batches, assets))
+                 for name, split in splits.items()}
+    hypothesis_report.print_tables(summaries, args.hypotheses)
+    found["hypotheses"] = hypothesis_report.as_json(summaries, args.hypotheses, args.chunk)
   for split in splits.values():
     split.close()
-  report.table(rows, COLUMNS)
   if args.out:
     with files.whole(args.out) as f:
-      json.dump({"step": int(state.step), "rows": rows}, f, indent=2)
+      json.dump(found, f, indent=2)
+    if args.hypotheses:
+      hypothesis_report.write_figures(args.out, summaries, args.hypotheses)
 
 
 if __name__ == "__main__":

@@ -42,10 +42,14 @@ def panels(crop, body, faces, prediction, hypothesis=0):
   pose = np.concatenate([prediction.global_orient[hypothesis], prediction.body_pose[hypothesis]])
   posed = _forward(body, prediction.betas[hypothesis], pose)
   vertices = np.asarray(posed.vertices + camera.weak_to_translation(prediction.camera[hypothesis]))
-  scale = SIDE_PX / camera.CROP_PX
-  drawn = draw.body_picture(vertices, faces, camera.FOCAL_PX * scale, (SIDE_PX / 2,) * 2, (SIDE_PX, SIDE_PX), COLOR)
+  return body_panels(crop, vertices, faces, camera.FOCAL_PX * SIDE_PX / camera.CROP_PX, (SIDE_PX / 2,) * 2)
+
+
+def body_panels(crop, vertices, faces, focal_px, center_px, color=COLOR):
+  """[overlay, side view] of a body [N, 3] (camera axes, metres); the camera is in pixels of the overlay's panel."""
+  drawn = draw.body_picture(vertices, faces, focal_px, center_px, (SIDE_PX, SIDE_PX), color)
   large = cv2.resize(crop, (SIDE_PX, SIDE_PX), interpolation=cv2.INTER_LINEAR)
-  return [draw.overlay(large, drawn[..., :3], drawn[..., 3]), side_panel(vertices, faces, COLOR)]
+  return [draw.overlay(large, drawn[..., :3], drawn[..., 3]), side_panel(vertices, faces, color)]
 
 
 def side_panel(vertices, faces, color):

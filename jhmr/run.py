@@ -11,12 +11,13 @@ from jhmr import assets as assets_lib
 from jhmr import checkpoint, command, distributed, evaluate, files, guard, optim, parallel, report, systems
 from jhmr.data import source as source_lib
 from jhmr.errors import InputError
+import numpy as np
 
 # What a config must have, beside what its system reads; the least value of those that are numbers.
 _LEAST = {"seed": 0, "image_size": 1, "batch_size": 1, "eval_batches": 0, "log_every": 1, "eval_every": 1,
           "checkpoint_every": 1, "keep": 1, "accumulate": 1, "ema": 0, "skip_bad_steps": 0, "stuck_after_s": 0}
 _NEEDED = (*_LEAST, "system", "body", "mean_params", "duration", "splits", "parallel", "warm_start", "data", "optim")
-_INIT_EXAMPLES = 64  # what a system's init sees of the first batch, whatever the number of processes
+_INIT_EXAMPLES = 64  # what a system's init sees, whatever the batch size and the number of processes
 
 
 class Run(NamedTuple):
@@ -71,7 +72,7 @@ def prepare(config, workdir, cluster):
   splits = evaluate.open_splits(config, assets, mapper)
   newest, damaged = checkpoint.choose(workdir) if cluster.index == 0 else (None, [])
   newest = distributed.agree(cluster, -1 if newest is None else newest)
-  first = distributed.first_rows(cluster, source.batch(0), _INIT_EXAMPLES)
+  first = _first_examples(cluster, source, config.batch_size)
   make = lambda batch: guard.prepared(system.init(jax.random.key(config.seed), batch, assets), config.ema)
   state, origin = None, f"resumed at step {newest}"
   if newest < 0:
@@ -80,6 +81,13 @@ def prepare(config, workdir, cluster):
       state, origin = checkpoint.warm_start(state, config.warm_start)
     state = distributed.shared(cluster, state)  # another run's best checkpoint may change while processes look
   return Prepared(asked, config, mapper, system, source, splits, assets, make, first, newest, damaged, state, origin)
+
+
+def _first_examples(cluster, source, batch_size):
+  """The first _INIT_EXAMPLES of the run, from as many batches as that takes; the same on every process."""
+  count = range(-(-_INIT_EXAMPLES // batch_size))
+  batches = [distributed.first_rows(cluster, source.batch(i), min(batch_size, _INIT_EXAMPLES)) for i in count]
+  return {k: np.concatenate([b[k] for b in batches])[:_INIT_EXAMPLES] for k in batches[0]}
 
 
 def _check_numbers(config):

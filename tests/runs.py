@@ -23,14 +23,9 @@ def config_of(*overrides, config=QUICK):
   return command.parse_config(["x", f"--config={config}", *(f"--config.{o}" for o in overrides)])[0]
 
 
-# Compiles in a third of the time, for runs of a few steps.
-QUICKLY = {"JAX_DISABLE_MOST_OPTIMIZATIONS": "1"}
-
-
 def start(workdir, *overrides, devices=1, config=QUICK, flags=()):
   """One training process, its output in pipes."""
-  env = os.environ | QUICKLY | {"XLA_FLAGS": f"--xla_force_host_platform_device_count={devices}",
-                                "PYTHONUNBUFFERED": "1"}
+  env = os.environ | {"XLA_FLAGS": f"--xla_force_host_platform_device_count={devices}", "PYTHONUNBUFFERED": "1"}
   arguments = [f"--config={config}", f"--workdir={workdir}", *(f"--config.{o}" for o in overrides), *flags]
   return subprocess.Popen([sys.executable, "-m", "jhmr.train", *arguments], cwd=ROOT, env=env, text=True,
                           stdout=subprocess.PIPE, stderr=subprocess.PIPE)

@@ -192,6 +192,37 @@ def test_a_warm_start_from_another_network_names_what_differs(tmp_path):
     checkpoint.warm_start(state_of(0).replace(params={"flow": {}}), str(tmp_path))
 
 
+def test_a_backbone_alone_goes_into_every_network_that_has_one(tmp_path):
+  leaf = lambda x: {"conv1": {"kernel": jnp.full((2, 3), x)}}
+  moments = lambda x: {"bn1": {"mean": jnp.full(3, x)}}
+  other_run(tmp_path, TrainState(step=jnp.asarray(7, jnp.int32), params={"backbone": leaf(5.0)}, opt_state={},
+                                 memory={}, stats={"backbone": moments(6.0)}))
+  params = {"net": {"backbone": leaf(0.0), "head": leaf(1.0)}, "detector": {"deep": {"backbone": leaf(0.0)}},
+            "critic": leaf(2.0)}
+  fresh = TrainState(step=jnp.asarray(0, jnp.int32), params=params, opt_state={"net": leaf(3.0)}, memory={}, ema=params,
+                     stats={"net": {"backbone": moments(0.0), "flow": moments(1.0)}})
+  state, said = checkpoint.warm_start(fresh, str(tmp_path))
+  assert said.endswith(": net/backbone, detector/deep/backbone")
+  for tree in (state.params, state.ema):
+    assert_same(jax.tree.map(jnp.asarray, tree), {
+        "net": {"backbone": leaf(5.0), "head": leaf(1.0)}, "detector": {"deep": {"backbone": leaf(5.0)}},
+        "critic": leaf(2.0)})
+  assert_same(jax.tree.map(jnp.asarray, state.stats), {"net": {"backbone": moments(6.0), "flow": moments(1.0)}})
+  assert_same(state.opt_state, fresh.opt_state)
+  assert float(fresh.params["net"]["backbone"]["conv1"]["kernel"][0, 0]) == 0
+
+
+def test_a_backbone_that_fits_nowhere_twice_or_not_is_an_error(tmp_path):
+  leaf = lambda *shape: {"kernel": jnp.zeros(shape)}
+  state = lambda params: TrainState(step=jnp.asarray(0, jnp.int32), params=params, opt_state={}, memory={}, stats={})
+  other_run(tmp_path, state({"backbone": leaf(2)}))
+  for params, match in (({"net": {"head": leaf(2)}}, "nothing to start from"),
+                        ({"net": {"a": {"backbone": leaf(2)}, "b": {"backbone": leaf(2)}}}, "net/a/backbone, net/b"),
+                        ({"net": {"backbone": leaf(3)}}, "'net/backbone' .* kernel differ")):
+    with pytest.raises(InputError, match=match):
+      checkpoint.warm_start(state(params), str(tmp_path))
+
+
 def test_a_file_is_there_whole_or_not_at_all(tmp_path):
   path = tmp_path / "a.txt"
   with files.whole(path) as f:

@@ -1,5 +1,6 @@
 """The loop: the same on any mapper and device count, one program, one round of gradients; what it stops for."""
 
+import contextlib
 import os
 import re
 import subprocess
@@ -145,6 +146,15 @@ def all_reduces(text):
           for op in ops]
 
 
+@contextlib.contextmanager
+def optimised():
+  """Compiles as a user would; the tests do without most optimisations, to be quicker."""
+  before = jax.config.jax_disable_most_optimizations
+  jax.config.update("jax_disable_most_optimizations", False)
+  yield
+  jax.config.update("jax_disable_most_optimizations", before)
+
+
 @pytest.mark.parametrize("kind", ["pmap", "shard_map"])
 def test_gradients_are_reduced_in_one_round(setting, kind):
   config, assets, batches = setting
@@ -154,7 +164,8 @@ def test_gradients_are_reduced_in_one_round(setting, kind):
   mapper, system = parallel.make(kind), systems.load(config)
   state = jax.eval_shape(lambda: guard.prepared(system.init(jax.random.key(0), batches[0], assets), 0.9))
   step = mapper.train(guard.guarded(system.step, 0.9))
-  rounds = all_reduces(step.lower(state, mapper.to_devices(batches[0]), assets).compile().as_text())
+  with optimised():
+    rounds = all_reduces(step.lower(state, mapper.to_devices(batches[0]), assets).compile().as_text())
   kernels = sorted(x.shape for x in jax.tree.leaves(state.params) if x.ndim > 1)
   with_kernels = [r for r in rounds if any(len(shape) > 1 for shape in r)]
   assert len(with_kernels) == 1, "every gradient in one all-reduce"

@@ -48,7 +48,28 @@ class _Stub:
 
 
 # Python's own unpickler rather than the C one: its memo is a dict, so a file cannot ask for gigabytes of memo.
-class _Unpickler(pickle._Unpickler):
+class SafeUnpickler(pickle._Unpickler):
+  """Knows no class at all; a subclass hands out, in `find_class`, what may be built."""
+
+  def find_class(self, module, name):
+    raise BadPickle(f"it asks for {module}.{name}")
+
+  def get_extension(self, code):
+    raise BadPickle(f"it uses extension code {code}")
+
+  # Hashing a tuple of a million tuples inside each other overflows C's stack and kills the process.
+  dispatch = dict(pickle._Unpickler.dispatch)
+  for _code, _keys in ((pickle.SETITEM, lambda stack: stack[-2:-1]), (pickle.SETITEMS, lambda stack: stack[::2]),
+                       (pickle.DICT, lambda stack: stack[::2]), (pickle.ADDITEMS, list), (pickle.FROZENSET, list)):
+    def _load(self, keys=_keys, load=dispatch[_code[0]]):
+      if not all(map(plain_key, keys(self.stack))):
+        raise BadPickle("a key of tuples inside tuples")
+      load(self)
+
+    dispatch[_code[0]] = _load
+
+
+class _Unpickler(SafeUnpickler):
   """Hands out stubs only."""
 
   def find_class(self, module, name):
@@ -59,23 +80,10 @@ class _Unpickler(pickle._Unpickler):
     # Calls and instances alike. Every stub has its own class, so a pickle that alters one alters nothing else.
     return type("_Stub", (_Stub,), {"name": f"{module}.{name}"})
 
-  def get_extension(self, code):
-    raise BadPickle(f"it uses extension code {code}")
 
-  # Hashing a tuple of a million tuples inside each other overflows C's stack and kills the process.
-  dispatch = dict(pickle._Unpickler.dispatch)
-  for _code, _keys in ((pickle.SETITEM, lambda stack: stack[-2:-1]), (pickle.SETITEMS, lambda stack: stack[::2]),
-                       (pickle.DICT, lambda stack: stack[::2]), (pickle.ADDITEMS, list), (pickle.FROZENSET, list)):
-    def _load(self, keys=_keys, load=dispatch[_code[0]]):
-      if not all(map(_plain_key, keys(self.stack))):
-        raise BadPickle("a key of tuples inside tuples")
-      load(self)
-
-    dispatch[_code[0]] = _load
-
-
-def _plain_key(key, depth=3):
-  return not isinstance(key, tuple) or (depth > 0 and len(key) <= 64 and all(_plain_key(k, depth - 1) for k in key))
+def plain_key(key, depth=3):
+  """Whether a key of a dict or set can be hashed safely: no tuples deep inside tuples."""
+  return not isinstance(key, tuple) or (depth > 0 and len(key) <= 64 and all(plain_key(k, depth - 1) for k in key))
 
 
 def read(file):

@@ -283,7 +283,7 @@ def test_two_processes_on_this_machine_really_train(tmp_path, data_set):
   command = [ROOT / "launch" / "local_multiprocess.sh", CONFIG, "--processes", "2", "--devices", "2",
              "--workdir", str(tmp_path / "run"), *light]
   done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=300, stdin=subprocess.DEVNULL,
-                        env=os.environ | runs.QUICKLY | {"JHMR_PYTHON": sys.executable, "XLA_FLAGS": ""})
+                        env=os.environ | {"JHMR_PYTHON": sys.executable, "XLA_FLAGS": ""})
   assert done.returncode == 0, done.stderr[-3000:]
   assert "batch 8 on 4 x cpu (pmap, processes: 2)" in done.stdout
   assert (tmp_path / "run" / "checkpoints" / "2").is_dir() and (tmp_path / "run" / "logs" / "process_1.log").is_file()

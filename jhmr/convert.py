@@ -1,0 +1,150 @@
+"""Turns weights the authors released into a run of ours.
+
+    python -m jhmr.convert --kind prohmr --from data/checkpoint.pt --out runs/prohmr_released
+    python -m jhmr.convert --kind prohmr --from data/checkpoint.pt --out ... --config.body=SMPL_NEUTRAL.pkl
+    python -m jhmr.convert --kind resnet --from resnet50-19c8e357.pth --out runs/imagenet50
+
+A whole system becomes a run at step 0 that evaluate, predict and `train --config.warm_start=...` take. A ResNet becomes
+a backbone, for `train --config.warm_start=...` of any system. Every key of the file is accounted for or nothing is
+written. torch is not needed, and nothing that a file names is executed.
+"""
+
+import argparse
+import os
+import shutil
+import tempfile
+
+import jax
+import jax.numpy as jnp
+from jhmr import assets as assets_lib
+from jhmr import checkpoint, command, files, guard, optim, released, report, systems
+from jhmr.body import rotations
+from jhmr.data import spec
+from jhmr.errors import InputError
+from jhmr.released import torch_file
+from jhmr.state import TrainState
+import numpy as np
+
+_EPOCH = 10 ** 6  # examples; any number does, since no shape depends on how long the run is
+_MEAN = "mean_params.npz"
+
+
+def parse(argv):
+  parser = argparse.ArgumentParser(prog="python -m jhmr.convert", description=__doc__.split("\n", maxsplit=1)[0])
+  parser.add_argument("--from", dest="source", required=True, help="the released file: .pt, .pth, .npz")
+  parser.add_argument("--kind", required=True, choices=released.KINDS, help="what it holds")
+  parser.add_argument("--out", required=True, help="the new workdir")
+  parser.add_argument("--config", help="of the system, FILE.py[:MODE], default the one of --kind; with "
+                      "--config.key=value for any of its keys")
+  parser.add_argument("--legacy-lu", action="store_true", help="prohmr: densities as the authors' flow library "
+                      "had them before September 2021; samples are the same either way")
+  args, args.overrides = parser.parse_known_args(argv[1:])
+  if odd := [a for a in args.overrides if not a.startswith("--config.")]:
+    parser.error(f"unrecognized arguments: {' '.join(odd)}")
+  return args
+
+
+def main(argv):
+  args = parse(argv)
+  kind = released.load(args.kind)
+  config = _config(args, kind)
+  if os.path.exists(args.out) and not (os.path.isdir(args.out) and not os.listdir(args.out)):
+    raise InputError(f"--out {args.out!r} exists: give a new folder")
+  arrays = torch_file.read(args.source, kind.INSIDE)
+  found = kind.convert(arrays, config.net if config else None, args.source)
+  for line in found.said:
+    report.say(f"{args.source}: {line}")
+  state, mean = as_state(found), None
+  if config:
+    assets = assets_lib.load(config)
+    state, mean = complete(found, config, assets), _mean(found, assets["mean"])
+  write(args.out, state, config, mean)
+  counted = ", ".join(f"{k} {sum(x.size for x in jax.tree.leaves(v)):,}" for k, v in state.params.items())
+  report.say(f"parameters: {counted}; {args.out} is ready: " + (
+      f"python -m jhmr.evaluate --workdir {args.out}" if config else
+      f"python -m jhmr.train --config ... --config.warm_start={args.out}"))
+
+
+def _config(args, kind):
+  """The config of the system the weights belong to; None when they are a part of any."""
+  if not kind.CONFIG:
+    if args.config or args.overrides or args.legacy_lu:
+      raise InputError(f"--kind {args.kind} is a part of any system: leave out --config and --legacy-lu")
+    return None
+  config = command.parse_config(["convert", f"--config={args.config or kind.CONFIG}", *args.overrides])[0]
+  if config.system != args.kind:
+    raise InputError(f"config.system is {config.system!r}, but the weights are for {args.kind}: give another --config")
+  if args.legacy_lu:
+    kind.set_legacy_lu(config)
+  return config
+
+
+def as_state(found):
+  """A TrainState at step 0 with the converted weights and nothing else."""
+  return TrainState(step=jnp.zeros((), jnp.int32), params=jax.tree.map(jnp.asarray, found.params),
+                    stats=jax.tree.map(jnp.asarray, found.stats), opt_state={}, memory={})
+
+
+def complete(found, config, assets):
+  """The state that a run of `config` would have before its first step, with the converted weights in it.
+
+  Raises:
+    InputError: when the system of the config has other arrays.
+  """
+  resolved = optim.resolve(config, _EPOCH)
+  system, batch = systems.load(resolved), spec.fake_batch(config.image_size, 2)
+  fresh = lambda batch, assets: guard.prepared(system.init(jax.random.key(config.seed), batch, assets), config.ema)
+  want = jax.eval_shape(fresh, batch, assets)
+  names = [n for n in want.params if n in found.params]
+  fit = lambda wanted, have: {n: jax.tree.map(jnp.asarray, checkpoint.fitted(wanted[n], have[n], config.system, n))
+                              for n in names if n in wanted}
+  params = fit(want.params, found.params)
+  zeros = lambda tree: jax.tree.map(lambda x: jnp.zeros(x.shape, x.dtype), tree)  # optimisers start from nothing else
+  return want.replace(step=zeros(want.step), params=params, stats=fit(want.stats, found.stats),
+                      opt_state={n: zeros(want.opt_state[n]) for n in names}, memory=zeros(want.memory),
+                      ema=jax.tree.map(jnp.copy, params) if want.ema else {}, skipped=zeros(want.skipped))
+
+
+def _mean(found, mean):
+  """Mean parameters to write beside the weights, when the config's are not those the weights start from; else None."""
+  if found.start is None or all(np.allclose(mean[k], v, atol=1e-6) for k, v in found.start.items()):
+    return None
+  report.say(f"shape and camera are added to the file's own means: {_MEAN}; when you start another run from these "
+             "weights, set its config.mean_params to that file")
+  pose = np.asarray(rotations.matrix_to_six_d(mean["pose"], "spin")).reshape(-1)
+  return {"pose": pose, "shape": found.start["betas"], "cam": found.start["camera"]}
+
+
+def write(out, state, config=None, mean=None):
+  """Writes a workdir that is there whole or not at all.
+
+  Args:
+    out: a folder that is empty or does not exist.
+    state: a TrainState at step 0.
+    config: of the run, None for a part of one.
+    mean: what its mean_params file holds; None leaves config.mean_params as it is.
+  """
+  out = os.path.abspath(out)
+  os.makedirs(os.path.dirname(out), exist_ok=True)
+  scratch = tempfile.mkdtemp(prefix=f".{os.path.basename(out)}.", dir=os.path.dirname(out))
+  os.chmod(scratch, 0o755)
+  writer = checkpoint.open_writer(scratch)
+  try:
+    checkpoint.save(writer, state, 0, checkpoint.NOT_SCORED)
+    checkpoint.close(writer)
+    if mean is not None:
+      np.savez(os.path.join(scratch, _MEAN), **mean)
+      with config.unlocked():
+        config.mean_params = os.path.join(out, _MEAN)
+    if config is not None:
+      with files.whole(os.path.join(scratch, "config.json")) as f:
+        f.write(command.to_json(config))
+    os.rename(scratch, out)
+  except BaseException:
+    checkpoint.settle(writer)
+    shutil.rmtree(scratch, ignore_errors=True)
+    raise
+
+
+if __name__ == "__main__":
+  command.run(main)

@@ -1,0 +1,287 @@
+"""Fits of people in picture files: what is read, in which order it is worked off, and what is written of each person.
+
+Everything is a function of one person's keypoints and picture; the person's JSON is written last, so that a person
+with a JSON of the same settings is finished and is passed over when the command is given again.
+"""
+
+import json
+import os
+import time
+from typing import NamedTuple
+
+import cv2
+from jhmr import files, pictures, predict, report
+from jhmr.body import camera, draw, joints, mesh, smpl
+from jhmr.data import images as images_lib
+from jhmr.errors import InputError
+from jhmr.fitting import keypoint_files, latent, multiview, objectives
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+BATCH = 16
+METHODS = ("regression", "fit")       # axis 0 of everything that is written
+VIEW_METHODS = ("regression", "refined")
+_forward = jax.jit(smpl.forward)
+
+
+class Options(NamedTuple):
+  """What decides the result of a fit; written with it."""
+  joint_set: str = "openpose25"
+  full_frame: bool = False
+  focal_px: float = camera.FOCAL_PX  # of whole images. Source: ProHMR's authors, whatever the image
+  use_hips: bool = False
+  mode: str = "vmap"
+  num_steps: int = 0                 # 0: the default of the mode
+
+
+class Job(NamedTuple):
+  """One person to fit: where they are, before the picture is read."""
+  name: str
+  path: str
+  keypoints: np.ndarray  # [K, 3]
+
+
+def find_jobs(image_paths, keypoints, set_name):
+  """([Job], [what is wrong with those left out])."""
+  jobs, bad = [], []
+  for path in image_paths:
+    try:
+      people = keypoint_files.read_openpose(keypoint_files.beside(keypoints, path), set_name)
+    except InputError as error:
+      bad.append(str(error))
+      continue
+    stem = os.path.splitext(os.path.basename(path))[0]
+    if not len(people):
+      bad.append(f"{path!r}: its keypoint file has no people: skipped")
+    for i, person in enumerate(people):
+      name = stem if len(people) == 1 else f"{stem}_{i}"
+      if (seen := keypoint_files.confident(person)) < keypoint_files.FEWEST:
+        bad.append(f"{name}: {seen} of {len(person)} keypoints are confident, a fit needs {keypoint_files.FEWEST}: "
+                   "skipped")
+      else:
+        jobs.append(Job(name, path, person))
+  return jobs, bad
+
+
+def is_done(out, name, settings):
+  """Whether a person was written with the same settings."""
+  try:
+    with open(os.path.join(out, name + ".json")) as f:
+      return json.load(f).get("settings") == settings
+  except (OSError, ValueError, AttributeError):
+    return False
+
+
+def crop_of(path, center, side, image_size):
+  """What is known of one person in a picture, and the crop the network sees. Raises InputError on a bad picture."""
+  image = predict.read_image(path)
+  return {"image": os.path.basename(path), "box_center_px": np.asarray(center, np.float32),
+          "box_size_px": np.float32(side), "image_size": np.array(image.shape[1::-1], np.float32),
+          "crop": images_lib.crop(image, center, side, image_size)}
+
+
+def cameras(people, encoded, options):
+  """(Target, start translation) of a batch of people, in crops or in whole images."""
+  place = (people["keypoints"], encoded.camera, people["box_center_px"], people["box_size_px"])
+  if options.full_frame:
+    return objectives.full_camera(*place, people["image_size"], options.focal_px)
+  return objectives.crop_camera(*place)
+
+
+def fit_program(system, options):
+  """run(state, people, assets, body) -> {name: [P, 2, ...]}: what regression and fit say, in pixels of whole images.
+
+  people: {"crop" [P, S, S, 3] uint8, "keypoints" [P, K, 3], "box_center_px", "box_size_px", "image_size"}.
+  """
+  @jax.jit
+  def run(state, people, assets, body):
+    encoded = system.latent.encode(state, {"image": images_lib.normalize(people["crop"])}, assets)
+    decode = latent.decoder(system.latent, state, assets)
+    targets, start = cameras(people, encoded, options)
+    fit = latent.fit_keypoints(decode, encoded, body, targets, start, dim=system.latent.dim,
+                               set_name=options.joint_set, use_hips=options.use_hips, mode=options.mode,
+                               num_steps=options.num_steps or None)
+    z = jnp.stack([jnp.zeros_like(fit.z), fit.z], 1)
+    scale = jnp.ones_like(targets.focal_px) if options.full_frame else people["box_size_px"] / camera.CROP_PX
+    center = targets.center_px if options.full_frame else people["box_center_px"]
+    return {"z": z, "pose": decode(z, encoded), "betas": jnp.stack([encoded.betas, fit.betas], 1),
+            "transl_m": jnp.stack([start, fit.translation], 1), "focal_px": targets.focal_px * scale,
+            "center_px": center, "objective": jnp.stack([fit.losses[:, 0], jnp.min(fit.losses, 1)], 1),
+            "reprojection_px": fit.pixels * scale[:, None]}
+
+  return run
+
+
+def write_person(out, name, values, vertices, faces, person, settings, args, methods=METHODS):
+  """Writes <name>_<method>.obj, .png, .npz, and last the .json; returns the picture's panels.
+
+  Args:
+    values: {key: array}, methods on axis 0 where they differ.
+    vertices: [M, N, 3] metres in the camera with focal_px and center_px.
+  """
+  stem, panels = os.path.join(out, name), None
+  if not args.no_meshes:
+    for method, v in zip(methods, vertices):
+      mesh.write_obj(f"{stem}_{method}.obj", v, faces)
+  if not args.no_pictures:
+    panels = picture(person, vertices, faces, values)
+    pictures.write(stem + ".png", draw.grid(panels, columns=5, labels=["input", methods[0], "", methods[1], ""]))
+  with files.whole(stem + ".npz", "wb") as f:
+    np.savez_compressed(f, **values)
+  rounded = {k: np.asarray(v, np.float64).round(6).tolist() for k, v in values.items()}
+  with files.whole(stem + ".json") as f:
+    json.dump({"image": person["image"], "methods": methods, "settings": settings} | rounded, f)
+  return panels
+
+
+def picture(person, vertices, faces, values):
+  """Panels of one person: input with keypoints, then overlay and side view of both methods."""
+  zoom = pictures.SIDE_PX / person["box_size_px"]
+  place = lambda px: (px - person["box_center_px"]) * zoom + pictures.SIDE_PX / 2
+  large = cv2.resize(person["crop"], (pictures.SIDE_PX,) * 2)
+  if "keypoints" in person:
+    points = np.concatenate([place(person["keypoints"][:, :2]), person["keypoints"][:, 2:]], -1)
+    large = draw.skeleton(large, points, joints.edges(person["joint_set"]))
+  camera_of = float(values["focal_px"] * zoom), tuple(place(values["center_px"]))
+  return [large, *(p for v in vertices for p in pictures.body_panels(person["crop"], v, faces, *camera_of))]
+
+
+def fit_images(args, options, config, system, state, assets, body):
+  """Fits everybody whom --images and --keypoints name and who is not in --out yet."""
+  settings = {"workdir": os.path.abspath(args.workdir), "step": int(state.step), **options._asdict()}
+  jobs, bad = find_jobs(predict.find_images(args.images), args.keypoints, options.joint_set)
+  todo = [job for job in jobs if not is_done(args.out, job.name, settings)]
+  if len(todo) < len(jobs):
+    report.say(f"{len(jobs) - len(todo)} of {len(jobs)} people are in {args.out} already")
+  _warn(bad)
+  run, began, rows, written = fit_program(system, options), time.monotonic(), [], len(jobs) - len(todo)
+  faces = np.asarray(assets["surface"].faces)
+  for first in range(0, len(todo), BATCH):
+    group, wrong = _read(todo[first:first + BATCH], config.image_size, options.joint_set)
+    _warn(wrong)
+    bad += wrong
+    if group:
+      os.makedirs(args.out, exist_ok=True)
+      results = jax.device_get(run(state, _padded(group), assets, body))
+      for i, (name, person) in enumerate(group):
+        values, vertices = outputs({k: v[i] for k, v in results.items()}, person, assets)
+        rows.append(write_person(args.out, name, values, vertices, faces, person, settings, args))
+    written += len(group)
+    _progress(min(first + BATCH, len(todo)), len(todo), began)
+  if not written:
+    raise InputError(f"nobody could be fitted: {bad[0] if bad else 'no pictures'}")
+  _sheet(args, rows, METHODS)
+  report.say(f"parameters, meshes and pictures of {written} people are in {args.out}")
+
+
+def outputs(values, person, assets):
+  """(what is written of one person, vertices [2, N, 3])."""
+  posed = _forward(assets["body"], values["betas"], values["pose"], values["transl_m"])
+  pose = values.pop("pose")
+  values |= {"global_orient": pose[:, :1], "body_pose": pose[:, 1:], "joints_cam_m": np.asarray(posed.joints),
+             **{k: person[k] for k in ("keypoints", "box_center_px", "box_size_px", "image_size") if k in person}}
+  return values, np.asarray(posed.vertices)
+
+
+def _read(jobs, image_size, set_name):
+  """([(name, person)], [what is wrong]) of a batch's pictures."""
+  people, bad = [], []
+  for job in jobs:
+    try:
+      person = crop_of(job.path, *keypoint_files.box(job.keypoints), image_size)
+      people.append((job.name, person | {"keypoints": job.keypoints, "joint_set": set_name}))
+    except InputError as error:
+      bad.append(f"{error}: skipped")
+  return people, bad
+
+
+def _padded(group):
+  """The arrays of a whole batch; those who fill it up have no confident keypoint."""
+  people = [person for _, person in group] + [group[0][1]] * (BATCH - len(group))
+  arrays = {k: np.stack([p[k] for p in people]) for k in
+            ("crop", "keypoints", "box_center_px", "box_size_px", "image_size")}
+  arrays["keypoints"][len(group):, :, 2] = 0
+  return arrays
+
+
+def refine_groups(args, config, system, state, assets):
+  """Refines the people that --multiview lists, each from all their pictures in --images."""
+  groups = keypoint_files.read_groups(args.multiview)
+  settings = {"workdir": os.path.abspath(args.workdir), "step": int(state.step), "mode": args.mode,
+              "num_steps": args.num_steps or 0, "multiview": True}
+  boxes = predict.read_boxes(args.boxes) if args.boxes else {}
+  num_views = max(map(len, groups.values()))
+  run, began, rows, bad, written = refine_program(system, args.mode, args.num_steps), time.monotonic(), [], [], 0
+  todo = {name: views for name, views in groups.items()
+          if not all(is_done(args.out, f"{name}_{v}", settings) for v in range(len(views)))}
+  for i, (name, views) in enumerate(todo.items()):
+    try:
+      people = [_view(args, os.path.join(args.images, v), boxes, config.image_size) for v in views]
+    except InputError as error:
+      bad.append(f"{name}: {error}: skipped")
+      _warn(bad[-1:])
+      continue
+    crops = np.stack([p["crop"] for p in people] + [people[0]["crop"]] * (num_views - len(people)))
+    results = jax.device_get(run(state, crops, (np.arange(num_views) < len(people)).astype(np.float32), assets))
+    os.makedirs(args.out, exist_ok=True)
+    rows += [_write_view(args, f"{name}_{v}", {k: x[v] for k, x in results.items()}, person, assets, settings)
+             for v, person in enumerate(people)]
+    written += 1
+    _progress(i + 1, len(todo), began)
+  if not written and todo:
+    raise InputError(f"nobody could be refined: {bad[0]}")
+  _sheet(args, rows, VIEW_METHODS)
+  report.say(f"refined {written} people, {len(groups) - len(todo)} were there already: {args.out}")
+
+
+def _view(args, path, boxes, image_size):
+  """One view of a person: in the box given, around the first detected person, or the whole picture."""
+  if args.keypoints:
+    people = [p for p in keypoint_files.read_openpose(keypoint_files.beside(args.keypoints, path), args.joint_set)
+              if keypoint_files.confident(p) >= keypoint_files.FEWEST]
+    if not people:
+      raise InputError(f"{path!r} has no person with {keypoint_files.FEWEST} confident keypoints")
+    return crop_of(path, *keypoint_files.box(people[0]), image_size)
+  known = {os.path.basename(path): boxes[os.path.basename(path)]} if os.path.basename(path) in boxes else None
+  return next(iter(predict.people_of(path, known, image_size)))
+
+
+def refine_program(system, mode, num_steps):
+  """run(state, crops [V, S, S, 3], mask [V], assets) -> {name: [V, 2, ...]} of one person."""
+  @jax.jit
+  def run(state, crops, mask, assets):
+    encoded = system.latent.encode(state, {"image": images_lib.normalize(crops)}, assets)
+    decode = latent.decoder(system.latent, state, assets)
+    refined = multiview.refine(decode, jax.tree.map(lambda x: x[None], encoded), mask[None], dim=system.latent.dim,
+                               mode=mode, num_steps=num_steps or None)
+    z = jnp.stack([jnp.zeros_like(refined.z[0]), refined.z[0]], 1)
+    betas = jnp.broadcast_to(refined.betas, encoded.betas.shape)
+    return {"z": z, "pose": decode(z, encoded), "betas": jnp.stack([encoded.betas, betas], 1), "camera": encoded.camera}
+  return run
+
+
+def _write_view(args, name, values, person, assets, settings):
+  transl = np.asarray(camera.weak_to_translation(values.pop("camera")))
+  values |= {"transl_m": np.stack([transl] * 2), "center_px": person["box_center_px"],
+             "focal_px": np.float32(camera.FOCAL_PX * person["box_size_px"] / camera.CROP_PX)}
+  values, vertices = outputs(values, person, assets)
+  faces = np.asarray(assets["surface"].faces)
+  return write_person(args.out, name, values, vertices, faces, person, settings, args, VIEW_METHODS)
+
+
+def _warn(lines):
+  for line in lines:
+    report.warn(line)
+
+
+def _progress(done, total, began):
+  rate = done / max(time.monotonic() - began, 1e-9)
+  report.say(f"{done}/{total} people  {rate:.2f} people/s  {report.clock((total - done) / rate)} left")
+
+
+def _sheet(args, rows, methods):
+  rows = [row for row in rows if row][:12]
+  if rows:
+    labels = ["input", methods[0], "", methods[1], ""] * len(rows)
+    pictures.write(os.path.join(args.out, "all.png"), draw.grid([p for r in rows for p in r], columns=5, labels=labels))

@@ -1,0 +1,143 @@
+"""What fitting gains on rendered people, whose bodies are known: tables with 95 % intervals."""
+
+import time
+
+from jhmr import metrics, report
+from jhmr.body import camera, joints
+from jhmr.data import source as source_lib
+from jhmr.errors import InputError
+from jhmr.fitting import latent, multiview, objectives
+from jhmr.state import Prediction
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+NUM_RESAMPLES = 2000
+SHOWN = ("mpjpe_mm", "pa_mpjpe_mm")
+COLUMNS = ("split", "method", "people", *(c for name in SHOWN for c in (name, "95 % of " + name)))
+
+
+def interval(values, seed=0):
+  """The 95 % interval of the mean of values [N], by resampling people: (low, high)."""
+  rng, values = np.random.default_rng(seed), np.asarray(values, np.float64)
+  means = [values[rng.integers(0, len(values), len(values))].mean() for _ in range(NUM_RESAMPLES)]
+  return tuple(np.percentile(means, (2.5, 97.5)))
+
+
+def rows_of(split, methods, order):
+  """Table rows of {method: {metric: [N]}}, and what each method changes against the first, person by person."""
+  def row(name, values):
+    cells = {"split": split, "method": name, "people": len(values[SHOWN[0]])}
+    for metric in SHOWN:
+      low, high = interval(values[metric])
+      cells |= {metric: float(np.mean(values[metric])), "95 % of " + metric: f"{low:.1f}..{high:.1f}"}
+    return cells
+
+  first = methods[order[0]]
+  return ([row(name, methods[name]) for name in order] +
+          [row(f"{name} - {order[0]}", {m: methods[name][m] - first[m] for m in SHOWN}) for name in order[1:]])
+
+
+def to_prediction(pose, betas, cam):
+  """One hypothesis each: pose [B, 24, 3, 3], betas [B, L], camera [B, 3]."""
+  return Prediction(global_orient=pose[:, None, :1], body_pose=pose[:, None, 1:], betas=betas[:, None],
+                    camera=cam[:, None], log_prob=jnp.zeros(betas.shape[:1] + (1,)))
+
+
+def noisy_keypoints(batch, set_name, noise_px, seed):
+  """A batch's labelled keypoints of a joint set, in pixels of a 224-pixel crop, with normal noise: [B, K, 3]."""
+  chosen = batch["keypoints2d"][:, np.array(joints.mapping("spin49", set_name))]
+  keys = jax.vmap(lambda i: jax.random.fold_in(jax.random.key(seed), i))(batch["id"])
+  noise = jax.vmap(lambda k: jax.random.normal(k, (chosen.shape[1], 2)))(keys)
+  pixels = (chosen[..., :2] + 1) * camera.CROP_PX / 2 + noise_px * noise
+  return jnp.concatenate([pixels, chosen[..., 2:]], -1)
+
+
+def _target(batch, keypoints, encoded, options):
+  """The camera of a fit: the crop's, or with full_frame the true one, its focal length and principal point known."""
+  ones = jnp.ones_like(encoded.camera[:, :2])
+  place = keypoints, encoded.camera, ones * camera.CROP_PX / 2, ones[:, 0] * camera.CROP_PX
+  if not options.full_frame:
+    return objectives.crop_camera(*place)
+  zoom = camera.CROP_PX / batch["image"].shape[1]
+  return objectives.full_camera(*place, ones * camera.CROP_PX, batch["focal_px"] * zoom, batch["center_px"] * zoom)
+
+
+def _batches(config, assets, name):
+  """Every batch of a split on the device."""
+  split = source_lib.open_split(config, assets, name)
+  on_device = jax.jit(split.on_device)
+  count, began = min(split.num_batches, config.eval_batches or split.num_batches), time.monotonic()
+  for i in range(count):
+    yield on_device(split.batch(i), assets)
+    left = (time.monotonic() - began) / (i + 1) * (count - i - 1)
+    report.say(f"{name}: batch {i + 1}/{count}  {report.clock(left)} left")
+  split.close()
+
+
+def _joined(parts, keep):
+  """{method: {metric: [B]}} of all batches -> of all examples that count."""
+  keep = np.concatenate(keep) > 0
+  return jax.tree.map(lambda *x: np.concatenate(x)[keep], *parts)
+
+
+def keypoint_scores(config, system, state, assets, body, name, noise_px, options):
+  """Rows of the mode and of its fit to the keypoints of one split."""
+  @jax.jit
+  def measure(state, batch, assets, body):
+    encoded = system.latent.encode(state, batch, assets)
+    decode = latent.decoder(system.latent, state, assets)
+    targets, start = _target(batch, noisy_keypoints(batch, options.joint_set, noise_px, config.seed), encoded, options)
+    fit = latent.fit_keypoints(decode, encoded, body, targets, start, dim=system.latent.dim,
+                               set_name=options.joint_set, use_hips=options.use_hips, mode=options.mode,
+                               num_steps=options.num_steps or None)
+    mode = decode(jnp.zeros_like(fit.z)[:, None], encoded)[:, 0]
+    score = lambda pose, betas: metrics.per_example(to_prediction(pose, betas, encoded.camera), batch, assets)
+    return {"mode": score(mode, encoded.betas), "fit": score(fit.pose, fit.betas)}, batch["mask"] * batch["has_pose"]
+
+  parts, keep = zip(*(jax.device_get(measure(state, batch, assets, body)) for batch in _batches(config, assets, name)))
+  return rows_of(name, _joined(parts, keep), ("mode", "fit"))
+
+
+def by_person(person, keep):
+  """Positions [P, V] of each person's views among N examples, and the mask [P, V] of views that exist."""
+  ids = [np.flatnonzero((person == p) & (keep > 0)) for p in np.unique(person[keep > 0])]
+  width = max(map(len, ids))
+  return (np.stack([np.pad(i, (0, width - len(i)), mode="edge") for i in ids]),
+          np.stack([np.arange(width) < len(i) for i in ids]).astype(np.float32))
+
+
+def view_scores(config, system, state, assets, name, mode, num_steps):
+  """Rows of single views, of averaged rotations and of refined poses, on a split that shows people several times.
+
+  Raises:
+    InputError: when the split does not say who is who.
+  """
+  def need(batch):
+    if "person" not in batch:
+      raise InputError(f"split {name!r} does not say which images show one person: use --split multiview")
+    return {k: batch[k] for k in ("global_orient", "body_pose", "betas", "person", "mask", "has_pose")}
+
+  look = jax.jit(lambda state, batch, assets: system.latent.encode(state, batch, assets))
+  parts = [jax.device_get((need(batch), look(state, batch, assets))) for batch in _batches(config, assets, name)]
+  labels, encoded = jax.tree.map(lambda *x: np.concatenate(x), *parts)
+  ids, mask = by_person(labels["person"], labels["mask"] * labels["has_pose"])
+
+  @jax.jit
+  def measure(state, labels, encoded, mask, assets):
+    decode, views = latent.decoder(system.latent, state, assets), mask.shape[1]
+    refined = multiview.refine(decode, encoded, mask, dim=system.latent.dim, mode=mode, num_steps=num_steps or None)
+    flat = lambda tree: jax.tree.map(lambda x: x.reshape(-1, *x.shape[2:]), tree)
+    single = decode(jnp.zeros((mask.size, 1, system.latent.dim)), flat(encoded))[:, 0].reshape(refined.pose.shape)
+    betas = jnp.repeat(refined.betas, views, 0)
+    score = lambda pose, betas: jax.tree.map(lambda v: multiview.mean_over_views(v.reshape(-1, views), mask), (
+        metrics.per_example(to_prediction(*flat((pose,)), betas, flat(encoded).camera), flat(labels), assets)))
+    return {"single view": score(single, flat(encoded).betas),
+            "rotation averaging": score(multiview.average_pose(single, mask), betas),
+            "refined": score(refined.pose, betas)}
+
+  pick = lambda tree, i: jax.tree.map(lambda x: x[ids[i:i + 16]], tree)
+  parts = [jax.device_get(measure(state, pick(labels, i), pick(encoded, i), mask[i:i + 16], assets))
+           for i in range(0, len(ids), 16)]
+  joined = jax.tree.map(lambda *x: np.concatenate(x), *parts)
+  return rows_of(name, joined, ("single view", "rotation averaging", "refined"))

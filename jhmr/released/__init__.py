@@ -1,0 +1,18 @@
+"""Weights the authors released: one file per family, which says which key goes where in our parameters.
+
+Each gives
+    INSIDE                                 under which keys of a checkpoint the weights may be, the first that is there
+    CONFIG                                 config of the system they belong to; "" for a part of one
+    convert(arrays, net, where) -> Converted     {their key: array}, config.net, the file's name for messages
+
+and no torch: `torch_file` reads torch's files without it, `keys` checks and fills.
+"""
+
+import importlib
+
+KINDS = ("prohmr", "resnet")
+
+
+def load(kind):
+  """The module of a family of KINDS."""
+  return importlib.import_module(f"jhmr.released.{kind}")
