@@ -79,9 +79,13 @@ def main(argv):
   if args.images:
     return fit_files.fit_images(args, options, config, system, state, assets, body)
   if args.multiview is not None:
-    rows = fit_scores.view_scores(config, system, state, assets, args.split, args.mode, args.num_steps)
+    order = fit_scores.VIEW_METHODS
+    errors = fit_scores.view_errors(config, system, state, assets, args.split, args.mode, args.num_steps)
   else:
-    rows = fit_scores.keypoint_scores(config, system, state, assets, body, args.split, args.keypoint_noise_px, options)
+    order = fit_scores.METHODS
+    errors = fit_scores.keypoint_errors(config, system, state, assets, body, args.split, args.keypoint_noise_px,
+                                        options)
+  rows = fit_scores.rows_of(args.split, errors, order)
   report.table(rows, fit_scores.COLUMNS)
   if args.out:
     os.makedirs(args.out, exist_ok=True)

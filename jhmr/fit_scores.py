@@ -2,7 +2,7 @@
 
 import time
 
-from jhmr import metrics, report
+from jhmr import intervals, metrics, report
 from jhmr.body import camera, joints
 from jhmr.data import source as source_lib
 from jhmr.errors import InputError
@@ -12,25 +12,19 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-NUM_RESAMPLES = 2000
 SHOWN = ("mpjpe_mm", "pa_mpjpe_mm")
+METHODS = ("mode", "fit")
+VIEW_METHODS = ("single view", "rotation averaging", "refined")
 COLUMNS = ("split", "method", "people", *(c for name in SHOWN for c in (name, "95 % of " + name)))
-
-
-def interval(values, seed=0):
-  """The 95 % interval of the mean of values [N], by resampling people: (low, high)."""
-  rng, values = np.random.default_rng(seed), np.asarray(values, np.float64)
-  means = [values[rng.integers(0, len(values), len(values))].mean() for _ in range(NUM_RESAMPLES)]
-  return tuple(np.percentile(means, (2.5, 97.5)))
 
 
 def rows_of(split, methods, order):
   """Table rows of {method: {metric: [N]}}, and what each method changes against the first, person by person."""
   def row(name, values):
     cells = {"split": split, "method": name, "people": len(values[SHOWN[0]])}
-    for metric in SHOWN:
-      low, high = interval(values[metric])
-      cells |= {metric: float(np.mean(values[metric])), "95 % of " + metric: f"{low:.1f}..{high:.1f}"}
+    for metric, samples in intervals.replicates({m: values[m] for m in SHOWN}).items():
+      found = intervals.interval(samples)
+      cells |= {metric: float(found["value"]), "95 % of " + metric: f"{found['low']:.1f}..{found['high']:.1f}"}
     return cells
 
   first = methods[order[0]]
@@ -81,8 +75,13 @@ def _joined(parts, keep):
   return jax.tree.map(lambda *x: np.concatenate(x)[keep], *parts)
 
 
-def keypoint_scores(config, system, state, assets, body, name, noise_px, options):
-  """Rows of the mode and of its fit to the keypoints of one split."""
+def keypoint_errors(config, system, state, assets, body, name, noise_px, options):
+  """{one of METHODS: {metric: [N]}} of the people of one split: the mode, and its fit to their keypoints.
+
+  Args:
+    noise_px: standard deviation of what is added to the labelled keypoints, in pixels of a 224-pixel crop.
+    options: fit_files.Options.
+  """
   @jax.jit
   def measure(state, batch, assets, body):
     encoded = system.latent.encode(state, batch, assets)
@@ -96,7 +95,7 @@ def keypoint_scores(config, system, state, assets, body, name, noise_px, options
     return {"mode": score(mode, encoded.betas), "fit": score(fit.pose, fit.betas)}, batch["mask"] * batch["has_pose"]
 
   parts, keep = zip(*(jax.device_get(measure(state, batch, assets, body)) for batch in _batches(config, assets, name)))
-  return rows_of(name, _joined(parts, keep), ("mode", "fit"))
+  return _joined(parts, keep)
 
 
 def by_person(person, keep):
@@ -107,8 +106,8 @@ def by_person(person, keep):
           np.stack([np.arange(width) < len(i) for i in ids]).astype(np.float32))
 
 
-def view_scores(config, system, state, assets, name, mode, num_steps):
-  """Rows of single views, of averaged rotations and of refined poses, on a split that shows people several times.
+def view_errors(config, system, state, assets, name, mode, num_steps):
+  """{one of VIEW_METHODS: {metric: [P]}} of people seen several times, means over views.
 
   Raises:
     InputError: when the split does not say who is who.
@@ -139,5 +138,4 @@ def view_scores(config, system, state, assets, name, mode, num_steps):
   pick = lambda tree, i: jax.tree.map(lambda x: x[ids[i:i + 16]], tree)
   parts = [jax.device_get(measure(state, pick(labels, i), pick(encoded, i), mask[i:i + 16], assets))
            for i in range(0, len(ids), 16)]
-  joined = jax.tree.map(lambda *x: np.concatenate(x), *parts)
-  return rows_of(name, joined, ("single view", "rotation averaging", "refined"))
+  return jax.tree.map(lambda *x: np.concatenate(x), *parts)

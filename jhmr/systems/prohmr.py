@@ -13,6 +13,8 @@ The paper's weights: keypoints2d 0.01 on the mode and 0.001 on samples, keypoint
 betas 0.0005, nll 0.001, orthogonal 0.1, adversarial 0.0005; two samples an image, one of them the mode.
 
 Differs from the authors' code:
+  - ActNorm starts from noisy poses, as every step sees them. From clean ones it has the scale 1,000 where poses never
+    change, in each of the four blocks, and the first loss is 1e13.
   - the critic sees as many real poses as images; each side of its loss is a mean over bodies.
   - crops are rendered or augmented as `jhmr.data` does for every system; their extreme crops are not among it.
 """
@@ -186,6 +188,14 @@ def known_poses(batch):
   return from_pose(jnp.concatenate([batch["global_orient"], batch["body_pose"]], axis=1))
 
 
+def noisy(key, x):
+  """What the density is taught in place of 6D poses x, which never change in some joints.
+
+  Source: ProHMR, authors' `models/prohmr.py:compute_loss`.
+  """
+  return x + POSE_NOISE * jax.random.normal(key, x.shape)
+
+
 def bodies(nets, num_random, params, stats, batch, assets, key):
   """A training pass: S = 1 + num_random bodies of each image, the mode first, and the density of the known pose.
 
@@ -200,8 +210,7 @@ def bodies(nets, num_random, params, stats, batch, assets, key):
     made, flow_stats = run(flow_stats, jax.random.normal(z_key, (size, num_random, DIM)), context, drop[0], "sample")
     made = [made]
   mode, flow_stats = run(flow_stats, jnp.zeros((size, 1, DIM)), context, drop[1], "sample")
-  known = known_poses(batch)[:, None]
-  known = known + POSE_NOISE * jax.random.normal(noise_key, known.shape)
+  known = noisy(noise_key, known_poses(batch)[:, None])
   labelled = batch["mask"] * batch["has_pose"]  # they alone count in batch norm, as if the others were not there
   log_prob, flow_stats = run(flow_stats, known, context, drop[2], "log_prob", weight=labelled)
   pose, six_d = to_pose(jnp.concatenate([mode, *made], axis=1))
@@ -209,12 +218,12 @@ def bodies(nets, num_random, params, stats, batch, assets, key):
 
 
 def fresh_state(nets, critic, txs, rng, batch, mean):
-  """The TrainState before the first step; ActNorm starts from the batch's known poses."""
-  keys = dict(zip(("backbone", "flow", "head", "critic"), jax.random.split(rng, 4)))
+  """The TrainState before the first step; ActNorm starts from the batch's known poses, as noisy as in a step."""
+  keys = dict(zip(("backbone", "flow", "head", "critic", "noise"), jax.random.split(rng, 5)))
   backbone = nets.backbone.init(keys["backbone"], batch["image"], False)
   context = nets.backbone.apply(backbone, batch["image"], False)
   head = nets.head.init(keys["head"], context, mean["betas"], mean["camera"])
-  x = known_poses(batch)
+  x = noisy(keys["noise"], known_poses(batch))
   flow = nets.flow.init(keys["flow"], x[:1, None], context[:1])
   start = actnorm_from_data(nets.flow, flow, x, batch["mask"] * batch["has_pose"], context)
   params = {"net": {"backbone": backbone["params"], "flow": start, "head": head["params"]}}

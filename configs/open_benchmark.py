@@ -1,0 +1,71 @@
+"""The open benchmark's runs: every method on the same rendered people with the same budget, small enough for a CPU.
+
+python -m jhmr.study prohmr                                                 # trains what is missing, prints the table
+python -m jhmr.train --config configs/open_benchmark.py:prohmr              # one of the runs
+python -m jhmr.train --config configs/open_benchmark.py:prohmr,smoke        # two steps, for tests
+Runs: hmr, prohmr, prohmr_without_mode.
+"""
+
+from ml_collections import ConfigDict
+
+SHARED = dict(
+    seed=0,
+    body="mannequin_small",
+    mean_params="",
+    image_size=64,
+    batch_size=16,
+    duration="6000 steps",
+    splits=("val", "val_occluded"),
+    eval_batches=0,
+    log_every=200,
+    eval_every=3000,
+    checkpoint_every=500,
+    keep=1,
+    parallel="pmap",
+    accumulate=1,
+    ema=0.0,
+    skip_bad_steps=0,
+    warm_start="",
+    stuck_after_s=0,
+    # The quickstart's people, a third of them seen in part, so that there is something to be unsure of.
+    data=dict(source="stream", share_2d_only=0.1, mocap="", photo=0.0, variety=0.0, facing_deg=60.0,
+              share_occluded=0.1, share_truncated=0.3, roll_deg=3.0),
+    optim=dict(name="adamw", learning_rate=1e-3, schedule="cosine", warmup="200 steps", decay_every="", decay=0.1,
+               weight_decay=1e-4, clip_norm=50.0),
+    critic_optim=dict(name="adamw", learning_rate=1e-4, weight_decay=1e-4))
+
+HMR = dict(
+    system="hmr",
+    supervision="spin",
+    net=dict(backbone="resnet_tiny", iterations=3, hidden=256, dropout=0.0, activation="relu", dtype="float32",
+             batch_norm="device", remat=False),
+    weights=dict(keypoints2d=20.0, keypoints3d=400.0, pose=60.0, betas=0.3, vertices=0.0, camera=1.0,
+                 adversarial=0.0))
+
+PROHMR = dict(
+    system="prohmr",
+    train_samples=2,
+    model_joints="prohmr44",
+    net=dict(backbone="resnet_tiny", hidden=256, dtype="float32", batch_norm="device", remat=False,
+             flow=dict(blocks=4, hidden=256, depth=2, dropout=0.0, legacy_lu=False)),
+    weights=dict(keypoints2d_mode=0.01, keypoints2d_exp=0.001, keypoints3d_mode=0.05, keypoints3d_exp=0.0,
+                 global_orient_mode=0.001, global_orient_exp=0.0, body_pose_mode=0.001, body_pose_exp=0.0,
+                 betas=0.0005, nll=0.001, orthogonal=0.1, adversarial=0.0))
+
+# Source: ProHMR, table 5: the regression losses on the mode are left out, those on samples stay.
+WITHOUT_MODE = {name: 0.0 for name in PROHMR["weights"] if name.endswith("_mode")}
+RUNS = {"hmr": HMR, "prohmr": PROHMR,
+        "prohmr_without_mode": PROHMR | {"weights": PROHMR["weights"] | WITHOUT_MODE}}
+
+
+def get_config(mode="prohmr"):
+  run, _, smoke = mode.partition(",")
+  config = ConfigDict(SHARED | RUNS[run])
+  if smoke:
+    config.update(dict(duration="2 steps", batch_size=8, log_every=1, eval_every=2, eval_batches=1,
+                       checkpoint_every=2))
+    config.net.hidden = 32
+    config.optim.warmup = "0 steps"
+    if "flow" in config.net:
+      config.net.flow.update(dict(blocks=2, hidden=32))
+  return config
