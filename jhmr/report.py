@@ -4,6 +4,7 @@ Only process 0 writes the reports; every process has <workdir>/logs/process_<i>.
 computes, the same for every run of a config; timing.jsonl what it took this time.
 """
 
+import collections
 import json
 import logging
 import os
@@ -29,6 +30,10 @@ _console.emit = _to_console
 LOG.setLevel(logging.INFO)
 LOG.propagate = False
 LOG.addHandler(_console)
+_early = collections.deque(maxlen=100)  # warnings from before there is a log, which then has them too
+_keep_early = logging.Handler(logging.WARNING)
+_keep_early.emit = _early.append
+LOG.addHandler(_keep_early)
 
 
 class Report(NamedTuple):
@@ -42,6 +47,9 @@ def open_log(workdir, index):
   os.makedirs(os.path.join(workdir, "logs"), exist_ok=True)
   handler = logging.FileHandler(os.path.join(workdir, "logs", f"process_{index}.log"))
   handler.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(message)s"))
+  LOG.removeHandler(_keep_early)
+  while _early:
+    handler.handle(_early.popleft())
   LOG.addHandler(handler)
   _console.setLevel(logging.INFO if index == 0 else logging.ERROR)
   return handler
@@ -49,6 +57,7 @@ def open_log(workdir, index):
 
 def close_log(handler):
   LOG.removeHandler(handler)
+  LOG.addHandler(_keep_early)
   handler.close()
   _console.setLevel(logging.INFO)
 

@@ -10,7 +10,7 @@ import sys
 from jhmr import command
 
 ROOT = pathlib.Path(__file__).parent.parent
-QUICK = str(ROOT / "configs" / "quickstart.py") + ":smoke"
+QUICK = str(ROOT / "configs" / "open_benchmark.py") + ":hmr,smoke"
 HMR = str(ROOT / "configs" / "hmr.py") + ":smoke"
 
 

@@ -149,7 +149,7 @@ def all_reduces(text):
 @contextlib.contextmanager
 def optimised():
   """Compiles as a user would; the tests do without most optimisations, to be quicker."""
-  before = jax.config.jax_disable_most_optimizations
+  before = jax.config.values["jax_disable_most_optimizations"]
   jax.config.update("jax_disable_most_optimizations", False)
   yield
   jax.config.update("jax_disable_most_optimizations", before)
@@ -171,6 +171,7 @@ def test_gradients_are_reduced_in_one_round(setting, kind):
   assert len(with_kernels) == 1, "every gradient in one all-reduce"
   assert [shape for shape in with_kernels[0] if len(shape) > 1] == kernels
   assert len(rounds) == 2 and set(rounds[0] if rounds[1] is with_kernels[0] else rounds[1]) == {()}  # label counts
+
 
 def test_nothing_recompiles_over_two_hundred_steps(data_set, tmp_path, monkeypatch):
   at, plain = {}, report.progress

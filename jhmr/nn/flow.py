@@ -21,6 +21,7 @@ import jax
 import jax.numpy as jnp
 from jhmr.nn.coupling import Coupling, moments
 from jhmr.nn.regressor import BATCH_NORM
+from jhmr.nn.triangular import inverse_lower
 import numpy as np
 
 MIN_DIAGONAL = 1e-3  # of U
@@ -59,12 +60,14 @@ class Affine(distrax.Bijector):
     return y, jnp.broadcast_to(self.log_det, x.shape[:-1])
 
   def inverse_and_log_det(self, y):
-    solve = jax.scipy.linalg.solve_triangular
-    inverse = solve(self.lower, jnp.eye(y.shape[-1], dtype=y.dtype), lower=True, unit_diagonal=True)
-    inverse = solve(self.upper, inverse, lower=False)
-    inverse, offset = inverse.T, -_matmul(inverse, self.bias) - self.shift
-    scale = jnp.exp(-self.log_scale)
-    return _matmul(y, inverse * scale) + offset * scale, jnp.broadcast_to(-self.log_det, y.shape[:-1])
+    matrix, offset = self.towards_x()
+    return _matmul(y, matrix) + offset, jnp.broadcast_to(-self.log_det, y.shape[:-1])
+
+  def towards_x(self):
+    """(matrix [D, D], offset [D]) with x = y matrix + offset."""
+    lower, upper = inverse_lower(jnp.stack([self.lower, self.upper.T]))
+    inverse, scale = _matmul(lower.T, upper), jnp.exp(-self.log_scale)  # transposed: inverse(W).T
+    return inverse * scale, -(_matmul(self.bias, inverse) + self.shift) * scale
 
 
 class AdditiveCoupling(distrax.Bijector):

@@ -40,7 +40,7 @@ import numpy as np
 import optax
 
 TERMS = ("keypoints2d", "keypoints3d", "pose", "betas", "vertices", "camera", "adversarial")
-CHOICES = {"backbone": tuple(resnet.ARCHITECTURES), "activation": ("relu", "none"), "dtype": ("float32", "bfloat16"),
+CHOICES = {"backbone": resnet.ARCHITECTURES, "activation": ("relu", "none"), "dtype": ("float32", "bfloat16"),
            "batch_norm": regressor.BATCH_NORM}
 SUPERVISION = ("hmr", "spin")
 

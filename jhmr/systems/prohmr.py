@@ -35,7 +35,7 @@ import optax
 
 TERMS = ("keypoints2d_mode", "keypoints2d_exp", "keypoints3d_mode", "keypoints3d_exp", "global_orient_mode",
          "global_orient_exp", "body_pose_mode", "body_pose_exp", "betas", "nll", "orthogonal", "adversarial")
-CHOICES = {"backbone": tuple(resnet.ARCHITECTURES), "dtype": ("float32", "bfloat16"),
+CHOICES = {"backbone": resnet.ARCHITECTURES, "dtype": ("float32", "bfloat16"),
            "batch_norm": regressor.BATCH_NORM}
 MODEL_JOINTS = ("prohmr44", "spin49")  # which regressors give the model's joints; named alike, the first 44 of each
 NUM_JOINTS = 44
