@@ -196,4 +196,4 @@ def _hypothesis_sheet(latent, state, batch, assets, num):
   people = [hypothesis_picture(images.to_uint8(batch["image"][i]), assets["body"], faces,
                                jax.tree.map(lambda x, i=i: x[i], found),
                                _truth(batch, i) if batch["has_pose"][i] else None) for i in range(num)]
-  return draw.grid(people, columns=2)
+  return draw.grid(people, columns=min(2, num))

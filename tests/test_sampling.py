@@ -173,8 +173,8 @@ def test_representatives_are_the_mode_and_one_of_each_group_or_all_of_a_few():
   rng = np.random.default_rng(4)
   group = np.array([9] + [0, 1, 2] * 5)
   joints = 0.01 * rng.normal(size=(2, 16, 24, 3)) + rng.normal(size=(10, 24, 3))[group]
-  keys = sampling.keys_of(0, NAMES[:2])
-  shown = np.asarray(sampling.representatives(joints.astype(np.float32), keys, 4))
+  keys, choose = sampling.keys_of(0, NAMES[:2]), jax.jit(sampling.representatives, static_argnums=2)
+  shown = np.asarray(choose(joints.astype(np.float32), keys, 4))
   np.testing.assert_array_equal(shown[:, 0], 0)
   assert all(set(group[row]) == {9, 0, 1, 2} for row in shown)
   np.testing.assert_array_equal(sampling.representatives(joints[:, :3], keys, 4), [[0, 1, 2]] * 2)
