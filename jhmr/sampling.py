@@ -53,7 +53,7 @@ def sample(latent, state, encoded, assets, keys, num, chunk=CHUNK):
     Samples of S = num.
   Raises:
     ValueError: for a num or chunk below 1.
-  Source: ProHMR (Kolotouros et al. 2021), section 3.1: x = f(z; c), z ~ N(0, I), and the mode f(0; c).
+  Source: ProHMR (Kolotouros et al. 2021), section 3.3: f(z; c) of z ~ N(0, I), and f(0; c), the mode.
   """
   keys = jax.vmap(jax.random.fold_in, (0, None))(keys, _DRAW)
   chunk = min(chunk, num)
@@ -84,7 +84,7 @@ def log_prob(latent, state, pose, encoded, assets):
   the flow gave, whose columns are about, but not exactly, orthonormal.
   Raises:
     ValueError: for poses of another shape.
-  Source: ProHMR, Eq. 2.
+  Source: ProHMR, Eq. 2, the change of variables.
   """
   if pose.ndim != 5 or pose.shape[2:] != (24, 3, 3):
     raise ValueError(f"pose is {pose.shape}, not [B, S, 24, 3, 3]")

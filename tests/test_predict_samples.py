@@ -39,10 +39,10 @@ SYSTEM = latents.system(predict=mode, latent=latents.LATENT._replace(encode=enco
 
 
 @functools.cache
-def loaded(system=SYSTEM):
+def loaded():
   config = runs.config_of("body=mannequin_small", "image_size=32", "batch_size=16", "eval_batches=1")
   state = TrainState(step=jnp.zeros((), jnp.int32), params={}, opt_state={}, stats={}, memory={})
-  return config, system, state, assets_lib.load(config)
+  return config, SYSTEM, state, assets_lib.load(config)
 
 
 @pytest.fixture
@@ -152,7 +152,8 @@ def test_numbers_that_make_no_sense_are_one_line_and_write_nothing(run, photos, 
 
 
 def test_a_system_without_a_density_has_no_samples(photos, tmp_path, monkeypatch):
-  monkeypatch.setattr(evaluate, "load_run", lambda *_: loaded(SYSTEM._replace(latent=None)))
+  config, _, *rest = loaded()
+  monkeypatch.setattr(evaluate, "load_run", lambda *_: (config, SYSTEM._replace(latent=None), *rest))
   with pytest.raises(InputError, match="density over poses.*'runs/hmr'.*configs/prohmr.py") as error:
     predict.main(["predict", "--workdir", "runs/hmr", "--images", str(photos), "--num-samples", "5", "--out",
                   str(tmp_path / "out")])

@@ -23,7 +23,7 @@ def scene():
   """(latent, state, encoded, assets) of an untrained ProHMR, of which ActNorm has seen poses."""
   assets = prohmr_config.get_assets()
   batch = prohmr_config.get_batch(assets, batch_size=B)
-  system = prohmr.build(prohmr_config.get_config())
+  system = prohmr.build(prohmr_config.get_config(**{"weights.adversarial": 0.0}))  # no critic
   state = system.init(jax.random.key(0), batch, assets)
   return system.latent, state, jax.jit(system.latent.encode)(state, batch, assets), assets
 
@@ -157,7 +157,7 @@ def test_where_there_is_no_direction_the_path_is_a_line_with_finite_gradients(ot
 def test_a_walk_passes_every_place():
   z = ends(3, 3, 6).swapaxes(0, 1)  # [B 3, S 2, D]
   z = np.concatenate([0 * z[:, :1], z], 1)
-  found = sampling.walk(z, 2)
+  found = jax.jit(sampling.walk, static_argnums=1)(z, 2)
   assert found.shape == (3, 2, 4, 6)
   np.testing.assert_allclose(found[:, :, 0], z[:, :-1], atol=1e-6)
   np.testing.assert_allclose(found[:, :, -1], z[:, 1:], atol=1e-6)
