@@ -6,16 +6,13 @@ from the side. The last column has the skeletons of all hypotheses, the mode's i
 """
 
 import os
-from typing import NamedTuple
 
 import cv2
 from jhmr import files, sampling
 from jhmr.body import camera, draw, joints, smpl
 from jhmr.data import images
 from jhmr.errors import InputError
-from jhmr.state import Prediction
 import jax
-import jax.numpy as jnp
 import numpy as np
 
 SIDE_PX = 224           # every panel of a sheet
@@ -33,14 +30,6 @@ LIMBS = {"left": (225, 120, 50), "right": (40, 125, 215), "": (130, 130, 130)}  
 _BONE_COLORS = [LIMBS[n.split("_")[0] if n.split("_")[0] in LIMBS else ""] for n in
                 (joints.names("smpl24")[j] for _, j in BONES)]
 _forward = jax.jit(smpl.forward)  # one program, not a hundred small ones
-
-
-class Hypotheses(NamedTuple):
-  """S hypotheses of B images, or of one without the axis B; the mode first."""
-  prediction: Prediction
-  joints: jax.Array  # [B, S, 24, 3] metres, before the camera's translation
-  shown: jax.Array   # [B, n] numbers of those that are drawn as bodies
-  z: jax.Array       # [B, S, D] latents
 
 
 def write(path, image):
@@ -86,40 +75,30 @@ def side_panel(vertices, faces, color):
   return draw.overlay(np.full((SIDE_PX, SIDE_PX, 3), 255, np.uint8), drawn[..., :3], drawn[..., 3], 1.0)
 
 
-def draw_hypotheses(latent, state, encoded, assets, keys, num):
-  """num Hypotheses of each image that was encoded; num is static, assets["joints_body"] any `sub_body`."""
-  found = sampling.sample(latent, state, encoded, assets, keys, num)
-  points = sampling.joints_of(assets["joints_body"], encoded.betas, found.pose)
-  repeat = lambda x: jnp.broadcast_to(x[:, None], (x.shape[0], num, *x.shape[1:]))
-  prediction = Prediction(global_orient=found.pose[:, :, :1], body_pose=found.pose[:, :, 1:],
-                          betas=repeat(encoded.betas), camera=repeat(encoded.camera), log_prob=found.log_prob)
-  return Hypotheses(prediction, points, sampling.representatives(points, keys, SHOWN), found.z)
-
-
 def hypothesis_picture(crop, body, faces, hypotheses, truth=None):
   """The two rows of panels of one person, labelled; see the top of this file.
 
   Args:
     crop, body, faces: as `panels` takes them.
-    hypotheses: Hypotheses of one example, NumPy.
+    hypotheses: sampling.Hypotheses of one example, NumPy.
     truth: (betas [10], pose [24, 3, 3]) of the labelled body, whose side view goes below the crop.
   Returns:
     uint8 [H, W, 3], SHOWN + 2 columns wide or, for fewer hypotheses, less.
   """
-  blank = np.full((SIDE_PX, SIDE_PX, 3), 255, np.uint8)
-  front, side, labels = [cv2.resize(crop, (SIDE_PX, SIDE_PX))], [blank], [["input"], [""]]
+  below = np.full((SIDE_PX, SIDE_PX, 3), 255, np.uint8)
   if truth is not None:
-    side, labels[1] = [side_panel(np.asarray(_forward(body, *truth).vertices), faces, TRUTH)], ["truth, side"]
+    below = side_panel(np.asarray(_forward(body, *truth).vertices), faces, TRUTH)
+  columns = [("input", "" if truth is None else "truth, side", cv2.resize(crop, (SIDE_PX, SIDE_PX)), below)]
   for s in hypotheses.shown:
-    over, beside = panels(crop, body, faces, hypotheses.prediction, s, SAMPLE if s else COLOR)
-    front, side, name = [*front, over], [*side, beside], f"sample {s}" if s else "mode"
-    labels = [[*labels[0], name], [*labels[1], f"{name}, side"]]
+    name = f"sample {s}" if s else "mode"
+    columns.append((name, f"{name}, side",
+                    *panels(crop, body, faces, hypotheses.prediction, s, SAMPLE if s else COLOR)))
   if (count := len(hypotheses.joints)) > 1:
-    over, beside = skeleton_panels(crop, hypotheses.joints, hypotheses.prediction.camera[0])
-    front, side, name = [*front, over], [*side, beside], f"all {count}" if count <= MOST_SKELETONS else (
-        f"first {MOST_SKELETONS} of {count}")
-    labels = [[*labels[0], name], [*labels[1], f"{name}, side"]]
-  return draw.grid(front + side, columns=len(front), labels=labels[0] + labels[1])
+    name = f"all {count}" if count <= MOST_SKELETONS else f"first {MOST_SKELETONS} of {count}"
+    columns.append((name, f"{name}, side",
+                    *skeleton_panels(crop, hypotheses.joints, hypotheses.prediction.camera[0])))
+  labels, side_labels, front, side = zip(*columns)
+  return draw.grid(front + side, columns=len(columns), labels=labels + side_labels)
 
 
 def skeleton_panels(crop, points, weak_camera):
@@ -185,12 +164,13 @@ def _truth(batch, i):
 
 def _hypothesis_sheet(latent, state, batch, assets, num):
   batch = {name: x[:num] for name, x in batch.items()}
-  assets = assets | {"joints_body": smpl.sub_body(assets["body"], ("smpl24",))}
+  assets = assets | {"joints_body": sampling.body_of(assets)}
   keys = sampling.keys_of(0, [str(i) for i in batch["id"]])
 
   @jax.jit
   def program(state, batch, assets, keys):
-    return draw_hypotheses(latent, state, latent.encode(state, batch, assets), assets, keys, SHEET_SAMPLES)
+    encoded = latent.encode(state, batch, assets)
+    return sampling.hypotheses(latent, state, encoded, assets, keys, SHEET_SAMPLES, SHOWN)
 
   found, faces = jax.device_get(program(state, batch, assets, keys)), np.asarray(assets["surface"].faces)
   people = [hypothesis_picture(images.to_uint8(batch["image"][i]), assets["body"], faces,

@@ -27,11 +27,9 @@ import sys
 
 import cv2
 from jhmr import command, evaluate, pictures, predict_files, report, sampling
-from jhmr.body import smpl
 from jhmr.data import images as images_lib
 from jhmr.data import source as source_lib
 from jhmr.errors import InputError
-from jhmr.state import Prediction
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -130,7 +128,7 @@ def predicting(system):
   def found(state, people, crops, assets):
     prediction = jax.device_get(predict(state, crops, assets))
     for i in range(len(people)):
-      yield pictures.Hypotheses(jax.tree.map(lambda x, i=i: x[i], prediction), (), np.zeros(1, np.int32), ()), None
+      yield sampling.Hypotheses(jax.tree.map(lambda x, i=i: x[i], prediction), (), np.zeros(1, np.int32), ()), None
   return found
 
 
@@ -140,8 +138,8 @@ def sampling_from(latent, args):
   People are drawn one by one, so that memory does not grow with their number, nor results depend on their order.
   """
   encode = jax.jit(lambda state, crops, assets: latent.encode(state, {"image": images_lib.normalize(crops)}, assets))
-  draw_one = jax.jit(lambda state, encoded, assets, keys: pictures.draw_hypotheses(
-      latent, state, encoded, assets, keys, args.num_samples))
+  draw_one = jax.jit(lambda state, encoded, assets, keys: sampling.hypotheses(
+      latent, state, encoded, assets, keys, args.num_samples, pictures.SHOWN))
   walk = jax.jit(lambda state, encoded, assets, found: walk_of(
       latent, state, encoded, assets, found, args.interpolate, args.path))
 
@@ -159,10 +157,8 @@ def walk_of(latent, state, encoded, assets, found, num, path):
   """(Prediction with leaves [B, L, num + 2, ...], z) of a walk through the L + 1 hypotheses that are shown."""
   z = sampling.walk(jnp.take_along_axis(found.z, found.shown[..., None], axis=1), num, path)
   passed = sampling.decode(latent, state, z.reshape(z.shape[0], -1, z.shape[-1]), encoded, assets)
-  split = lambda x: x.reshape(*z.shape[:3], *x.shape[2:])
-  repeat = lambda x: jnp.broadcast_to(x[:, None, None], (*z.shape[:3], *x.shape[1:]))
-  return Prediction(split(passed.pose[:, :, :1]), split(passed.pose[:, :, 1:]), repeat(encoded.betas),
-                    repeat(encoded.camera), split(passed.log_prob)), z
+  bodies = sampling.as_prediction(passed, encoded)
+  return jax.tree.map(lambda x: x.reshape(*z.shape[:3], *x.shape[2:]), bodies), z
 
 
 def parse(argv):
@@ -209,7 +205,7 @@ def main(argv):
                      f"{config.system!r}: train configs/prohmr.py")
   people = from_files(args, config.image_size) if args.images else from_split(args, config, assets)
   os.makedirs(args.out, exist_ok=True)
-  assets = assets | {"joints_body": smpl.sub_body(assets["body"], ("smpl24",))}
+  assets = assets | {"joints_body": sampling.body_of(assets)}
   find = sampling_from(system.latent, args) if args.num_samples else predicting(system)
   rows = []
   for first in range(0, len(people), BATCH):

@@ -19,7 +19,7 @@ def outputs(person, prediction, assets, focal_px):
 
   Args:
     prediction: of one person, leaves [S, ...].
-    assets: with "joints_body", any `sub_body`: no mesh is made here.
+    assets: with "joints_body" of `sampling.body_of`: no mesh is made here.
   """
   focal = focal_px or camera.FOCAL_PX / camera.CROP_PX * float(person["image_size"].max())
   transl = camera.crop_to_full(prediction.camera, person["box_center_px"], person["box_size_px"],
@@ -37,7 +37,7 @@ def write_person(out, person, found, assets, args):
   """Writes one person's files into the folder `out`; returns the panels of the picture.
 
   Args:
-    found: pictures.Hypotheses of the person, NumPy; without a density those of one hypothesis, and no z.
+    found: sampling.Hypotheses of the person, NumPy; without a density those of one hypothesis, and no z.
   """
   stem, prediction = os.path.join(out, person["name"]), found.prediction
   values = outputs(person, prediction, assets, args.focal)

@@ -15,6 +15,7 @@ import jax
 import jax.numpy as jnp
 from jhmr import quantise
 from jhmr.body import smpl
+from jhmr.state import Prediction
 
 CHUNK = 256
 PATHS = ("spherical", "linear")
@@ -26,6 +27,14 @@ class Samples(NamedTuple):
   z: jax.Array         # [B, S, D] latents
   pose: jax.Array      # [B, S, 24, 3, 3]
   log_prob: jax.Array  # [B, S]
+
+
+class Hypotheses(NamedTuple):
+  """S bodies of B images, or of one without the axis B; the mode first."""
+  prediction: Prediction
+  joints: jax.Array  # [B, S, 24, 3] metres, before the camera's translation
+  shown: jax.Array   # [B, n] int32, of `representatives`
+  z: jax.Array       # [B, S, D]
 
 
 def keys_of(seed, names):
@@ -135,7 +144,7 @@ def walk(z, num, path="spherical"):
 
 
 def joints_of(body, betas, pose):
-  """Joints [B, S, 24, 3] in metres of betas [B, 10], pose [B, S, 24, 3, 3]; a `sub_body` without vertices will do."""
+  """Joints [B, S, 24, 3] in metres of betas [B, 10], pose [B, S, 24, 3, 3]; that of `body_of` will do."""
   return smpl.forward(body, betas[:, None], pose).joints
 
 
@@ -156,6 +165,25 @@ def representatives(joints, keys, num):
   keys = jax.vmap(jax.random.fold_in, (0, None))(keys, _CHOOSE)
   points = joints - joints[:, :, :1]
   return jax.vmap(lambda p, key: quantise.quantise(p, p, num, key)[0])(points, keys)
+
+
+def body_of(assets):
+  """The assets' body without vertices, which has joints all the same; at set-up."""
+  return smpl.sub_body(assets["body"], ("smpl24",))
+
+
+def hypotheses(latent, state, encoded, assets, keys, num, num_shown):
+  """num Hypotheses of each image, num_shown of them chosen; assets["joints_body"] is that of `body_of`."""
+  found = sample(latent, state, encoded, assets, keys, num)
+  joints = joints_of(assets["joints_body"], encoded.betas, found.pose)
+  return Hypotheses(as_prediction(found, encoded), joints, representatives(joints, keys, num_shown), found.z)
+
+
+def as_prediction(found, encoded):
+  """Samples [B, S] with the shape and camera of their images: a Prediction."""
+  repeat = lambda x: jnp.broadcast_to(x[:, None], (*found.log_prob.shape, x.shape[-1]))
+  return Prediction(global_orient=found.pose[:, :, :1], body_pose=found.pose[:, :, 1:], betas=repeat(encoded.betas),
+                    camera=repeat(encoded.camera), log_prob=found.log_prob)
 
 
 def _decoded(latent, state, z, encoded, assets):

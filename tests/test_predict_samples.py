@@ -56,7 +56,8 @@ def photos(tmp_path):
   folder = tmp_path / "photos"
   folder.mkdir()
   for i, name in enumerate(("anna", "bob")):
-    cv2.imwrite(str(folder / f"{name}.png"), np.random.default_rng(i).integers(0, 200 + i, (60, 50, 3)).astype(np.uint8))
+    image = np.random.default_rng(i).integers(0, 200 + i, (60, 50, 3)).astype(np.uint8)
+    cv2.imwrite(str(folder / f"{name}.png"), image)
   return folder
 
 

@@ -185,7 +185,7 @@ def test_joints_need_no_mesh():
   rng = np.random.default_rng(5)
   betas = rng.normal(size=(2, 10)).astype(np.float32)
   pose = rotations.axis_angle_to_matrix(rng.normal(size=(2, 3, 24, 3)).astype(np.float32))
-  bare = smpl.sub_body(body, ("smpl24",))
+  bare = sampling.body_of({"body": body})
   assert bare.template.shape[1] == 0
   expected = jax.jit(smpl.forward)(body, betas[:, None], pose).joints
   np.testing.assert_allclose(jax.jit(sampling.joints_of)(bare, betas, pose), expected, atol=1e-5)
