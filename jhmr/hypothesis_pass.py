@@ -14,7 +14,7 @@ from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
-from jhmr import hypotheses, metrics, quantise
+from jhmr import hypotheses, metrics, quantise, sampling
 from jhmr.body import camera, joints, smpl
 from jhmr.errors import InputError
 import numpy as np
@@ -56,12 +56,6 @@ def counts_quantised(num):
   return tuple(n for n in QUANTISED if n <= num)
 
 
-def noise(keys, index, dim):
-  """Latents [B, S, dim] of hypotheses `index` [S] of the images of keys [B]: standard normal, number 0 is zero."""
-  one = lambda key, s: jax.random.normal(jax.random.fold_in(key, s), (dim,)) * (s > 0)
-  return jax.vmap(lambda key: jax.vmap(lambda s: one(key, s))(index))(keys)
-
-
 def score_hypotheses(sample, truth, keys, num, chunk=CHUNK, keep_first=True):
   """Every metric of num hypotheses for each of a few images.
 
@@ -97,7 +91,7 @@ def _measured(sample, truth, keys, num, chunk):
   half_crop = camera.CROP_PX / 2
 
   def piece(_, first):
-    drawn = sample(noise(keys, first + jnp.arange(chunk), truth.z.shape[-1]))
+    drawn = sample(sampling.noise(keys, first + jnp.arange(chunk), truth.z.shape[-1]))
     off = hypotheses.reprojection(drawn.projected, truth.keypoints2d, truth.visible) * half_crop
     return None, hypotheses.errors(drawn.joints, truth.joints) | {
         "off_px": off, "joints": drawn.joints, "keypoints": drawn.keypoints, "chain": drawn.chain,

@@ -1,10 +1,15 @@
-"""Pictures of predictions: the crop, the body laid over it, and the body from the side."""
+"""Pictures of predictions: the crop, the body laid over it, and the body from the side; for a density several bodies.
+
+A person of a density is two rows of panels: above the crop, the mode, and a few samples over it; below the same bodies
+from the side. The last column has the skeletons of all hypotheses, the mode's in black. The few samples are those of
+`sampling.representatives`.
+"""
 
 import os
 
 import cv2
-from jhmr import files
-from jhmr.body import camera, draw, smpl
+from jhmr import files, sampling
+from jhmr.body import camera, draw, joints, smpl
 from jhmr.data import images
 from jhmr.errors import InputError
 import jax
@@ -15,6 +20,15 @@ ON_SHEET = 12           # examples of a sheet
 SIDE_M = 2.1            # of the world, across a side view
 COLOR = (150, 185, 220)  # RGB of a predicted body
 TRUTH = (165, 205, 160)  # RGB of a labelled one
+SAMPLE = (228, 190, 150)  # RGB of a random one
+SHOWN = 4               # hypotheses that are drawn as bodies, the mode among them
+SHEET_SAMPLES = 64      # hypotheses an example on the sheet of a density
+SHEET_PEOPLE = 8        # examples of that sheet
+MOST_SKELETONS = 200    # in one panel
+BONES = joints.edges("smpl24")
+LIMBS = {"left": (225, 120, 50), "right": (40, 125, 215), "": (130, 130, 130)}  # RGB of their bones
+_BONE_COLORS = [LIMBS[n.split("_")[0] if n.split("_")[0] in LIMBS else ""] for n in
+                (joints.names("smpl24")[j] for _, j in BONES)]
 _forward = jax.jit(smpl.forward)  # one program, not a hundred small ones
 
 
@@ -29,7 +43,7 @@ def write(path, image):
     f.write(encoded.tobytes())
 
 
-def panels(crop, body, faces, prediction, hypothesis=0):
+def panels(crop, body, faces, prediction, hypothesis=0, color=COLOR):
   """[overlay, side view] of one hypothesis of one example.
 
   Args:
@@ -42,7 +56,8 @@ def panels(crop, body, faces, prediction, hypothesis=0):
   pose = np.concatenate([prediction.global_orient[hypothesis], prediction.body_pose[hypothesis]])
   posed = _forward(body, prediction.betas[hypothesis], pose)
   vertices = np.asarray(posed.vertices + camera.weak_to_translation(prediction.camera[hypothesis]))
-  return body_panels(crop, vertices, faces, camera.FOCAL_PX * SIDE_PX / camera.CROP_PX, (SIDE_PX / 2,) * 2)
+  return body_panels(crop, vertices, faces, camera.FOCAL_PX * SIDE_PX / camera.CROP_PX, (SIDE_PX / 2,) * 2,
+                     color)
 
 
 def body_panels(crop, vertices, faces, focal_px, center_px, color=COLOR):
@@ -60,21 +75,105 @@ def side_panel(vertices, faces, color):
   return draw.overlay(np.full((SIDE_PX, SIDE_PX, 3), 255, np.uint8), drawn[..., :3], drawn[..., 3], 1.0)
 
 
-def prediction_sheet(predict, state, batch, assets, num=ON_SHEET):
-  """A grid of a batch's first examples: input, predicted overlay and side view, and the labelled body's side view.
+def hypothesis_picture(crop, body, faces, hypotheses, truth=None):
+  """The two rows of panels of one person, labelled; see the top of this file.
 
   Args:
-    predict: of a System.  state, batch, assets: on the host; the batch as networks see it.
+    crop, body, faces: as `panels` takes them.
+    hypotheses: sampling.Hypotheses of one example, NumPy.
+    truth: (betas [10], pose [24, 3, 3]) of the labelled body, whose side view goes below the crop.
+  Returns:
+    uint8 [H, W, 3], SHOWN + 2 columns wide or, for fewer hypotheses, less.
+  """
+  below = np.full((SIDE_PX, SIDE_PX, 3), 255, np.uint8)
+  if truth is not None:
+    below = side_panel(np.asarray(_forward(body, *truth).vertices), faces, TRUTH)
+  columns = [("input", "" if truth is None else "truth, side", cv2.resize(crop, (SIDE_PX, SIDE_PX)), below)]
+  for s in hypotheses.shown:
+    name = f"sample {s}" if s else "mode"
+    columns.append((name, f"{name}, side",
+                    *panels(crop, body, faces, hypotheses.prediction, s, SAMPLE if s else COLOR)))
+  if (count := len(hypotheses.joints)) > 1:
+    name = f"all {count}" if count <= MOST_SKELETONS else f"first {MOST_SKELETONS} of {count}"
+    columns.append((name, f"{name}, side",
+                    *skeleton_panels(crop, hypotheses.joints, hypotheses.prediction.camera[0])))
+  labels, side_labels, front, side = zip(*columns)
+  return draw.grid(front + side, columns=len(columns), labels=labels + side_labels)
+
+
+def skeleton_panels(crop, points, weak_camera):
+  """[over the faded crop, from the side] of skeletons [S, 24, 3] that share a camera [3], the first one in black."""
+  points = np.asarray(points)[:MOST_SKELETONS]
+  pale = np.round(255 - 0.35 * (255.0 - cv2.resize(crop, (SIDE_PX, SIDE_PX)))).astype(np.uint8)
+  over = SIDE_PX / 2 * (1 + np.asarray(camera.project_crop(points, weak_camera)))
+  lowest, highest = points[0].min(0), points[0].max(0)
+  off = (points - (lowest + highest) / 2) * (SIDE_PX / SIDE_M)  # as `side_panel`, whose camera is far away
+  beside = SIDE_PX / 2 + np.stack([off[..., 2], off[..., 1]], -1)
+  alpha = float(np.clip(6 / len(points), 0.15, 0.6))
+  mode = lambda image, px: draw.skeletons(image, px[:1], BONES, [(0, 0, 0)] * len(BONES), 1.0)
+  return [mode(draw.skeletons(image, px[1:], BONES, _BONE_COLORS, alpha), px)
+          for image, px in ((pale, over), (np.full_like(pale, 255), beside))]
+
+
+def walk_picture(crop, body, faces, prediction, names):
+  """Strips of a walk through the latent space: for each leg a row of overlays, and below it the bodies from the side.
+
+  Args:
+    prediction: Prediction of one example with leaves [L, T, ...]: L legs of T bodies, ends included.
+    names: of the L + 1 places the walk passes.
   Returns:
     uint8 [H, W, 3].
   """
-  prediction = jax.device_get(jax.jit(predict)(state, batch, assets))
+  legs, steps = prediction.camera.shape[:2]
+  cells, labels = [], []
+  for leg in range(legs):
+    bodies = [panels(crop, body, faces, jax.tree.map(lambda x, leg=leg: x[leg], prediction), t,
+                     COLOR if leg == 0 and t == 0 else SAMPLE) for t in range(steps)]
+    cells += [b[0] for b in bodies] + [b[1] for b in bodies]
+    labels += [names[leg], *(f"{t}/{steps - 1}" for t in range(1, steps - 1)), names[leg + 1]] + [""] * steps
+  return draw.grid(cells, columns=steps, labels=labels)
+
+
+def prediction_sheet(system, state, batch, assets, num=ON_SHEET):
+  """A grid of a batch's first examples: input, predicted overlay and side view, and the labelled body's side view.
+
+  For a system with a density it has SHEET_PEOPLE of them at most, each a `hypothesis_picture`.
+
+  Args:
+    system: a System.  state, batch, assets: on the host; the batch as networks see it.
+  Returns:
+    uint8 [H, W, 3].
+  """
+  num = min(num, batch["image"].shape[0])
+  if system.latent is not None:
+    return _hypothesis_sheet(system.latent, state, batch, assets, min(num, SHEET_PEOPLE))
+  prediction = jax.device_get(jax.jit(system.predict)(state, batch, assets))
   faces, rows = np.asarray(assets["surface"].faces), []
-  for i in range(min(num, batch["image"].shape[0])):
+  for i in range(num):
     crop = images.to_uint8(batch["image"][i])
     one = jax.tree.map(lambda x: x[i], prediction)
-    pose = np.concatenate([batch["global_orient"][i], batch["body_pose"][i]])
-    truth = _forward(assets["body"], batch["betas"][i], pose)
+    truth = _forward(assets["body"], *_truth(batch, i))
     rows += [cv2.resize(crop, (SIDE_PX, SIDE_PX)), *panels(crop, assets["body"], faces, one),
              side_panel(np.asarray(truth.vertices), faces, TRUTH)]
   return draw.grid(rows, columns=8, labels=["input", "predicted", "from the side", "truth, side"] * (len(rows) // 4))
+
+
+def _truth(batch, i):
+  return batch["betas"][i], np.concatenate([batch["global_orient"][i], batch["body_pose"][i]])
+
+
+def _hypothesis_sheet(latent, state, batch, assets, num):
+  batch = {name: x[:num] for name, x in batch.items()}
+  assets = assets | {"joints_body": sampling.body_of(assets)}
+  keys = sampling.keys_of(0, [str(i) for i in batch["id"]])
+
+  @jax.jit
+  def program(state, batch, assets, keys):
+    encoded = latent.encode(state, batch, assets)
+    return sampling.hypotheses(latent, state, encoded, assets, keys, SHEET_SAMPLES, SHOWN)
+
+  found, faces = jax.device_get(program(state, batch, assets, keys)), np.asarray(assets["surface"].faces)
+  people = [hypothesis_picture(images.to_uint8(batch["image"][i]), assets["body"], faces,
+                               jax.tree.map(lambda x, i=i: x[i], found),
+                               _truth(batch, i) if batch["has_pose"][i] else None) for i in range(num)]
+  return draw.grid(people, columns=min(2, num))

@@ -3,10 +3,21 @@
     python -m jhmr.predict --workdir runs/quickstart --images photo.jpg --out out
     python -m jhmr.predict --workdir runs/quickstart --images folder --boxes boxes.json --out out
     python -m jhmr.predict --workdir runs/quickstart --split val --num 16 --out out
+    python -m jhmr.predict --workdir runs/prohmr --images photo.jpg --num-samples 100 --out out
+    python -m jhmr.predict --workdir runs/prohmr --images photo.jpg --num-samples 100 --interpolate 5 --out out
 
 Per person, `<name>.npz` and `<name>.json` with every hypothesis, `<name>.obj` of the first one, and `<name>.png`:
 input, overlay, side view. `boxes.json` is {"photo.jpg": [[x, y, width, height], ...]} in pixels; a box should hold
 the whole person. Without boxes the whole image is one box, enlarged to a square.
+
+For systems with a density over poses, `--num-samples N` gives the mode and N - 1 samples. Sample s of a person depends
+on the picture and (--seed, the person's name, s) alone, not on who else is asked for. "shown" lists those that are
+drawn as bodies and get a mesh, `<name>_sample<s>.obj`: all up to 4, else the mode and the medoids of three clusters of
+the samples. The `.npz` has all N, with their latents "z"; the `.json` has no latents and, above 128, only those shown:
+its "hypotheses" says which. "log_prob" is the density of the 6D rotations drawn.
+
+`--interpolate K` walks through the latent space from the mode to the first sample shown, on to the second, ..., with K
+bodies between any two: `<name>_walk.png` and `<name>_walk.npz`, axes [leg, K + 2] with the ends.
 """
 
 import argparse
@@ -15,17 +26,16 @@ import os
 import sys
 
 import cv2
-from jhmr import command, evaluate, pictures, report
-from jhmr.body import camera, draw, mesh, smpl
+from jhmr import command, evaluate, pictures, predict_files, report, sampling
 from jhmr.data import images as images_lib
 from jhmr.data import source as source_lib
 from jhmr.errors import InputError
 import jax
+import jax.numpy as jnp
 import numpy as np
 
 EXTENSIONS = (".jpg", ".jpeg", ".png", ".webp", ".bmp")
 BATCH = 16
-_forward = jax.jit(smpl.forward)
 
 
 def read_image(path):
@@ -104,43 +114,51 @@ def from_split(args, config, assets):
       people.append({"name": f"{args.split}_{len(people):04d}", "image": f"{args.split}/{batch['id'][j]}",
                      "box_center_px": np.array([side / 2] * 2, np.float32), "box_size_px": side,
                      "image_size": np.array([side, side], np.float32), "crop": images_lib.to_uint8(batch["image"][j])})
+      if batch["has_pose"][j]:
+        people[-1]["truth"] = batch["betas"][j], np.concatenate([batch["global_orient"][j], batch["body_pose"][j]])
       if len(people) == args.num:
         return people
   return people
 
 
-def outputs(person, prediction, assets, focal_px):
-  """What is written of one person: every hypothesis in its crop's camera and in the full image's."""
-  focal = focal_px or camera.FOCAL_PX / camera.CROP_PX * float(person["image_size"].max())
-  transl = camera.crop_to_full(prediction.camera, person["box_center_px"], person["box_size_px"],
-                               person["image_size"], focal)
-  pose = np.concatenate([prediction.global_orient, prediction.body_pose], axis=1)
-  posed = _forward(assets["body"], prediction.betas, pose, transl)
-  return {"global_orient": prediction.global_orient, "body_pose": prediction.body_pose, "betas": prediction.betas,
-          "camera": prediction.camera, "log_prob": prediction.log_prob, "transl_m": np.asarray(transl),
-          "joints_cam_m": np.asarray(posed.joints), "focal_px": np.float32(focal),
-          "box_center_px": person["box_center_px"], "box_size_px": np.float32(person["box_size_px"]),
-          "image_size": person["image_size"]}, np.asarray(posed.vertices)
+def predicting(system):
+  """found(state, people, crops [B, S, S, 3] uint8, assets): for each person (Hypotheses of what is predicted, None)."""
+  predict = jax.jit(lambda state, crops, assets: system.predict(state, {"image": images_lib.normalize(crops)}, assets))
+
+  def found(state, people, crops, assets):
+    prediction = jax.device_get(predict(state, crops, assets))
+    for i in range(len(people)):
+      yield sampling.Hypotheses(jax.tree.map(lambda x, i=i: x[i], prediction), (), np.zeros(1, np.int32), ()), None
+  return found
 
 
-def write_person(out, person, prediction, assets, args):
-  """Writes one person's files into the folder `out`."""
-  stem = os.path.join(out, person["name"])
-  values, vertices = outputs(person, prediction, assets, args.focal)
-  np.savez_compressed(stem + ".npz", **values)
-  with open(stem + ".json", "w") as f:
-    json.dump({"image": person["image"]} | {
-        k: np.asarray(v, np.float64).round(6).tolist() for k, v in values.items()}, f)
-  faces = np.asarray(assets["surface"].faces)
-  if not args.no_meshes:
-    mesh.write_obj(stem + ".obj", vertices[0], faces)
-  if not args.no_pictures:
-    side = pictures.SIDE_PX
-    large = cv2.resize(person["crop"], (side, side))
-    row = [large, *pictures.panels(person["crop"], assets["body"], faces, prediction)]
-    pictures.write(stem + ".png", draw.grid(row, columns=3))
-    return row
-  return None
+def sampling_from(latent, args):
+  """As `predicting`, with --num-samples: (Hypotheses, the walk (Prediction, z) with leaves [L, T, ...], or None).
+
+  People are drawn one by one, so that memory does not grow with their number, nor results depend on their order.
+  """
+  encode = jax.jit(lambda state, crops, assets: latent.encode(state, {"image": images_lib.normalize(crops)}, assets))
+  draw_one = jax.jit(lambda state, encoded, assets, keys: sampling.hypotheses(
+      latent, state, encoded, assets, keys, args.num_samples, pictures.SHOWN))
+  walk = jax.jit(lambda state, encoded, assets, found: walk_of(
+      latent, state, encoded, assets, found, args.interpolate, args.path))
+
+  def found(state, people, crops, assets):
+    everyone = encode(state, crops, assets)
+    for i, person in enumerate(people):
+      encoded = jax.tree.map(lambda x, i=i: x[i:i + 1], everyone)
+      drawn = draw_one(state, encoded, assets, sampling.keys_of(args.seed, [person["name"]]))
+      walked = walk(state, encoded, assets, drawn) if args.interpolate else None
+      yield jax.tree.map(lambda x: x[0], jax.device_get((drawn, walked)))
+  return found
+
+
+def walk_of(latent, state, encoded, assets, found, num, path):
+  """(Prediction with leaves [B, L, num + 2, ...], z) of a walk through the L + 1 hypotheses that are shown."""
+  z = sampling.walk(jnp.take_along_axis(found.z, found.shown[..., None], axis=1), num, path)
+  passed = sampling.decode(latent, state, z.reshape(z.shape[0], -1, z.shape[-1]), encoded, assets)
+  bodies = sampling.as_prediction(passed, encoded)
+  return jax.tree.map(lambda x: x.reshape(*z.shape[:3], *x.shape[2:]), bodies), z
 
 
 def parse(argv):
@@ -157,25 +175,50 @@ def parse(argv):
   parser.add_argument("--focal", type=float, help="focal length in image pixels; default 5000/224 of the longer side")
   parser.add_argument("--no-meshes", action="store_true", help="write no .obj")
   parser.add_argument("--no-pictures", action="store_true", help="write no .png")
+  parser.add_argument("--num-samples", type=int, metavar="N", help="N hypotheses a person, the mode first; for systems "
+                      "with a density over poses")
+  parser.add_argument("--seed", type=int, default=0, help="of the samples")
+  parser.add_argument("--interpolate", type=int, metavar="K", help="also walk from the mode through the samples shown, "
+                      "with K bodies between any two")
+  parser.add_argument("--path", default="spherical", choices=sampling.PATHS, help="of that walk, between samples")
   return parser.parse_args(argv[1:])
+
+
+def check(args):
+  """Raises InputError for what can be seen to be wrong before anything is loaded."""
+  if args.num_samples is not None and args.num_samples < 1:
+    raise InputError(f"--num-samples is {args.num_samples}: give 1 (the mode alone) or more")
+  if not 0 <= args.seed < 2**32:
+    raise InputError(f"--seed is {args.seed}: give a number from 0 to {2**32 - 1}")
+  if args.interpolate is not None and args.interpolate < 1:
+    raise InputError(f"--interpolate is {args.interpolate}: give 1 or more bodies between two hypotheses")
+  if args.interpolate and (args.num_samples or 0) < 2:
+    raise InputError("--interpolate needs samples to walk to: give --num-samples 2 or more")
 
 
 def main(argv):
   args = parse(argv)
+  check(args)
   config, system, state, assets = evaluate.load_run(args.workdir, args.step, args.body)
+  if args.num_samples and system.latent is None:
+    raise InputError(f"--num-samples needs a system with a density over poses, but {args.workdir!r} is a run of "
+                     f"{config.system!r}: train configs/prohmr.py")
   people = from_files(args, config.image_size) if args.images else from_split(args, config, assets)
   os.makedirs(args.out, exist_ok=True)
-  predict = jax.jit(lambda state, crops, assets: system.predict(state, {"image": images_lib.normalize(crops)}, assets))
+  assets = assets | {"joints_body": sampling.body_of(assets)}
+  find = sampling_from(system.latent, args) if args.num_samples else predicting(system)
   rows = []
   for first in range(0, len(people), BATCH):
     group = people[first:first + BATCH]
     crops = np.stack([p["crop"] for p in group] + [group[0]["crop"]] * (BATCH - len(group)))
-    prediction = jax.device_get(predict(state, crops, assets))
-    for i, person in enumerate(group):
-      rows.append(write_person(args.out, person, jax.tree.map(lambda x: x[i], prediction), assets, args))
+    for person, (found, walked) in zip(group, find(state, group, crops, assets)):
+      row = predict_files.write_person(args.out, person, found, assets, args)
+      rows += [row] if len(rows) < predict_files.ON_SHEET else []
+      if walked:
+        predict_files.write_walk(args.out, person, found, *walked, assets, args)
     report.say(f"{min(first + BATCH, len(people))}/{len(people)} people")
   if not args.no_pictures:
-    pictures.write(os.path.join(args.out, "all.png"), draw.grid([p for row in rows[:48] for p in row], columns=6))
+    pictures.write(os.path.join(args.out, "all.png"), predict_files.sheet(rows))
   report.say(f"parameters, meshes and pictures are in {args.out}")
 
 

@@ -153,7 +153,7 @@ def _finish(run, state, rows):
   if run.cluster.index == 0:
     on_host = lambda tree: jax.tree.map(np.asarray, tree)
     first = jax.tree.map(lambda x: x[:pictures.ON_SHEET], first)
-    sheet = pictures.prediction_sheet(run.system.predict, on_host(guard.averaged(state)), first, on_host(run.assets))
+    sheet = pictures.prediction_sheet(run.system, on_host(guard.averaged(state)), first, on_host(run.assets))
     pictures.write(os.path.join(run.workdir, "predictions.png"), sheet)
     report.picture(run.log, int(state.step), "predictions", sheet)
   distributed.agree(run.cluster, 0)  # the others wait here for the picture, not at the end, where waiting is limited

@@ -27,6 +27,7 @@ ROOMS = {
     "jhmr.metrics": ("jhmr.body", "jhmr.state"),
     "jhmr.hypotheses": ("jhmr.body", "jhmr.metrics"),
     "jhmr.quantise": (),
+    "jhmr.sampling": ("jhmr.body", "jhmr.quantise", "jhmr.state"),
     "jhmr.intervals": (),
     "jhmr.plots": (),
     "jhmr.optim": ("jhmr.errors",),

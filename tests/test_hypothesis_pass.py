@@ -6,7 +6,7 @@ import json
 import cv2
 import jax
 import jax.numpy as jnp
-from jhmr import evaluate, hypotheses, hypothesis_pass, hypothesis_report, parallel
+from jhmr import evaluate, hypotheses, hypothesis_pass, hypothesis_report, parallel, sampling
 from jhmr.body import camera, joints, rotations, smpl
 from jhmr.data import spec
 from jhmr.errors import InputError
@@ -47,7 +47,7 @@ def all_at_once(scene, num):
   latent, assets, batch = scene
   forward = jax.jit(smpl.forward)
   keys = jax.vmap(lambda i: jax.random.fold_in(jax.random.fold_in(jax.random.key(0), i), 0))(batch["id"])
-  z = hypothesis_pass.noise(keys, jnp.arange(num), latents.DIM)
+  z = sampling.noise(keys, jnp.arange(num), latents.DIM)
   encoded = latent.encode((), batch, assets)
   pose, _, log_prob = latent.decode((), z, encoded, assets)
   body, regress = assets["body"], lambda p, name: np.asarray(smpl.keypoints(assets["body"], p, name), np.float64)
@@ -123,9 +123,9 @@ def test_hypotheses_drawn_later_do_not_change_the_earlier_ones(scene):
   few, many = (stream(scene[0], scene[2], scene[1], n, CHUNK) for n in (4, NUM))
   np.testing.assert_allclose(few["mpjpe_mm_first"], many["mpjpe_mm_first"][:, :3], rtol=1e-4)
   keys = jax.random.split(jax.random.key(0), 2)
-  z = hypothesis_pass.noise(keys, jnp.arange(5), 6)
+  z = sampling.noise(keys, jnp.arange(5), 6)
   np.testing.assert_array_equal(z[:, 0], 0)
-  np.testing.assert_array_equal(hypothesis_pass.noise(keys, jnp.arange(3, 5), 6), z[:, 3:])
+  np.testing.assert_array_equal(sampling.noise(keys, jnp.arange(3, 5), 6), z[:, 3:])
   assert len(np.unique(z[:, 1:])) == 2 * 4 * 6
 
 

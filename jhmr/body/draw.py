@@ -42,6 +42,30 @@ def skeleton(image, keypoints_px, edges, colors=None, thickness=2):
   return image
 
 
+def skeletons(image, keypoints_px, edges, colors, alpha):
+  """Draws many skeletons, thin and see-through, one over the other.
+
+  Args:
+    image: uint8 [H, W, 3]; not changed.
+    keypoints_px: [S, K, 2]; bones with an end that is not finite, or far out, are left out.
+    edges: pairs (i, j) of keypoints.  colors: RGB per edge.
+    alpha: how strong one of them is, 0..1.
+  Returns:
+    uint8 [H, W, 3].
+  """
+  mixed, points = image.astype(np.float32), np.asarray(keypoints_px, np.float64)
+  seen = np.all(np.abs(np.nan_to_num(points, nan=1e9)) < 1e4, -1)
+  points = np.round((np.where(seen[..., None], points, 0) - 0.5) * 16).astype(int)  # as in `skeleton`
+  for one, ok in zip(points, seen):
+    for color in sorted(set(map(tuple, colors))):
+      cover = np.zeros(image.shape[:2], np.uint8)  # of one skeleton's bones of one colour, which are drawn together
+      for (i, j), its in zip(edges, colors):
+        if ok[i] and ok[j] and tuple(its) == color:
+          cv2.line(cover, one[i].tolist(), one[j].tolist(), 255, 1, cv2.LINE_AA, 4)
+      mixed += (alpha / 255 * cover)[..., None] * (np.float32(color) - mixed)
+  return np.clip(np.round(mixed), 0, 255).astype(np.uint8)
+
+
 def _wheel(num):
   """num RGB colours around the wheel, soft enough to see a photo between them."""
   hsv = np.stack([np.arange(num) * 180 // max(num, 1), np.full(num, 150), np.full(num, 235)], -1).astype(np.uint8)
