@@ -111,7 +111,7 @@ def interpolate(z0, z1, num, path="spherical"):
   0.7, and nearly orthogonal, so the middle of a straight line between two is 8.5 long, a length that is never drawn.
   Raises:
     ValueError: for another path or a negative num.
-  Source: White 2016, "Sampling Generative Networks", section 2.1; that lengths matter for flows, Fadel et al. 2021,
+  Source: White 2016, "Sampling Generative Networks"; that lengths matter for flows, Fadel et al. 2021,
     "Principled Interpolation in Normalizing Flows", who also interpolate them.
   Differs: White turns the vectors themselves, so that two of different lengths do not change evenly between them.
   """

@@ -2,9 +2,9 @@
 
 Paper: Kolotouros, Pavlakos, Jayaraman, Daniilidis, "Probabilistic Modeling for Human Mesh Recovery", ICCV 2021. An
 image encoder gives a context c; a flow maps z ~ N(0, I) to the 24 rotations, as 6D, given c. Training minimises
-L = lambda L_nll + L_exp + L_mode + L_orth + L_adv (Eq. 9): the likelihood of poses that are known (Eq. 4), the same
-losses as a regressor's on the mode z = 0 (Eq. 7) and, weaker, on random samples (Eq. 6), columns that are orthonormal
-(Eq. 8), and a critic that has seen real poses.
+L = L_nll + L_exp + L_mode + L_orth, weighted (Eq. 9): the likelihood of poses that are known (Eq. 5), a regressor's losses
+on the mode z = 0 (Eq. 8) and, weaker, on random samples (Eq. 7), both with a critic that has seen real poses, and columns
+that are orthonormal (section 3.4).
 Predicts: the mode; samples and densities through `System.latent`.
 
 Reductions are the authors': sums over joints and coordinates, divided by the number of images, labelled or not; the
@@ -102,7 +102,7 @@ def squared(predicted, target):
 def orthogonal(six_d):
   """How far the two columns of each 6D rotation are from orthonormal, [B, S, J, 6] -> [B, S].
 
-  Source: ProHMR, Eq. 8; a mean over joints and the four entries, as in the authors' code.
+  Source: ProHMR, section 3.4, L_orth; a mean over joints and the four entries, as in the authors' code.
   """
   columns = six_d.reshape(*six_d.shape[:-1], 2, 3)
   gram = jnp.einsum("...ic,...jc->...ij", columns, columns)
@@ -117,7 +117,7 @@ def terms_of(pose, six_d, betas, cam, log_prob, batch, assets, weights, model_jo
     log_prob: [B] of the known poses.
     weights: {name: number}; terms of weight 0 are left out.
     totals: {"images", "poses"} of the whole batch.
-  Source: ProHMR, Eq. 4 and 6 to 8.
+  Source: ProHMR, Eq. 5, 7 and 8, and L_orth of section 3.4.
   """
   count = pose.shape[1]
   repeat = lambda x: jnp.broadcast_to(x[:, None], (x.shape[0], count, *x.shape[1:]))
