@@ -59,11 +59,14 @@ RUNS = {"hmr": HMR, "prohmr": PROHMR,
 
 
 def get_config(mode="prohmr"):
-  run, _, smoke = mode.partition(",")
+  wanted = mode.split(",")
+  run = "prohmr" if wanted == ["smoke"] else wanted[0]
+  if run not in RUNS:
+    raise ValueError(f"no run {run!r}: the runs are {', '.join(RUNS)}")
   config = ConfigDict(SHARED | RUNS[run])
-  if smoke:
+  if "smoke" in wanted:
     config.update(dict(duration="2 steps", batch_size=8, log_every=1, eval_every=2, eval_batches=1,
-                       checkpoint_every=2))
+                       checkpoint_every=2, splits=("val",)))
     config.net.hidden = 32
     config.optim.warmup = "0 steps"
     if "flow" in config.net:

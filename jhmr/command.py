@@ -84,7 +84,7 @@ def _parse(argv, path):
   except flags.UnrecognizedFlagError as error:
     raise InputError(f"{error}: options are {_OPTIONS}") from error
   except Exception as error:  # the config file is the user's code: it may raise anything
-    raise InputError(f"config {path!r}: {error}") from error
+    raise InputError(f"config {path!r}: {(str(error).splitlines() or [repr(error)])[-1]}") from error
   if len(rest) > 1:
     raise InputError(f"unexpected argument {rest[1]!r}: options are {_OPTIONS}")
   return values

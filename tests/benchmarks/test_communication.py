@@ -18,9 +18,9 @@ ROOT = pathlib.Path(__file__).parents[2]
 
 @pytest.fixture(scope="module", name="command")
 def run_command(tmp_path_factory):
-  """(what the command prints, what it writes) for the smoke quickstart, run once."""
+  """(what the command prints, what it writes) of a small HMR, run once."""
   out = tmp_path_factory.mktemp("communication") / "out.json"
-  flags = ["--config", "configs/quickstart.py:smoke", "--step_seconds=0.05", "--json", str(out)]
+  flags = ["--config", "configs/open_benchmark.py:hmr,smoke", "--step_seconds=0.05", "--json", str(out)]
   done = subprocess.run([sys.executable, "-m", "jhmr.benchmarks.communication", *flags], capture_output=True,
                         text=True, check=True, cwd=ROOT, env=os.environ | {"XLA_FLAGS": ""})
   return done.stdout, json.loads(out.read_text())

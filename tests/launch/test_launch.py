@@ -13,7 +13,7 @@ import pytest
 import runs
 
 ROOT = pathlib.Path(__file__).parents[2]
-CONFIG = "configs/quickstart.py:smoke"
+CONFIG = "configs/open_benchmark.py:hmr,smoke"
 SCRIPTS = {
     "local.sh": [],
     "local_multiprocess.sh": ["--processes", "3", "--devices=2"],
