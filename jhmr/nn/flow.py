@@ -19,6 +19,7 @@ import distrax
 from flax import linen as nn
 import jax
 import jax.numpy as jnp
+from jhmr.nn import folded
 from jhmr.nn.coupling import Coupling, moments
 from jhmr.nn.regressor import BATCH_NORM
 import numpy as np
@@ -58,13 +59,18 @@ class Affine(distrax.Bijector):
       y = _matmul(x, _matmul(self.lower, self.upper).T) + self.bias
     return y, jnp.broadcast_to(self.log_det, x.shape[:-1])
 
-  def inverse_and_log_det(self, y):
+  def towards_x(self):
+    """(matrix [D, D], offset [D]) with x = y matrix + offset."""
     solve = jax.scipy.linalg.solve_triangular
-    inverse = solve(self.lower, jnp.eye(y.shape[-1], dtype=y.dtype), lower=True, unit_diagonal=True)
+    inverse = solve(self.lower, jnp.eye(len(self.lower), dtype=self.lower.dtype), lower=True, unit_diagonal=True)
     inverse = solve(self.upper, inverse, lower=False)
     inverse, offset = inverse.T, -_matmul(inverse, self.bias) - self.shift
     scale = jnp.exp(-self.log_scale)
-    return _matmul(y, inverse * scale) + offset * scale, jnp.broadcast_to(-self.log_det, y.shape[:-1])
+    return inverse * scale, offset * scale
+
+  def inverse_and_log_det(self, y):
+    matrix, offset = self.towards_x()
+    return _matmul(y, matrix) + offset, jnp.broadcast_to(-self.log_det, y.shape[:-1])
 
 
 class AdditiveCoupling(distrax.Bijector):
@@ -197,6 +203,17 @@ class ConditionalGlow(nn.Module):
     """x [B, S, D] and log p(x | context) [B, S] of z [B, S, D], drawn from N(0, 1), or 0 for the mode."""
     x, log_det = self.inverse(z, self.project(context), train)
     return x, log_normal(z) - log_det
+
+  def fold(self):
+    """folded.Folded of these parameters and running statistics: the way to x of many samples in evaluation."""
+    affine = [Affine(*self.actnorm[i](), *self.lu[i](), self.legacy_lu) for i in range(self.blocks)]
+    order, ways = folded.halves(self.dim), [a.towards_x() for a in affine]
+    columns = lambda x, i: x[..., order] if i else x
+    return folded.Folded(
+        nets=tuple(coupling.fold() for coupling in self.coupling),
+        matrices=tuple(columns(matrix[order], i) for i, (matrix, _) in enumerate(ways)),
+        shifts=tuple(columns(offset, i) for i, (_, offset) in enumerate(ways)),
+        log_det=sum(a.log_det for a in affine))
 
   def actnorm_values(self, x, weight, context):
     """What `actnorm_from_data` puts into the parameters, in train mode: {"actnorm_0": {"log_scale", "shift"}, ...}."""
