@@ -7,12 +7,12 @@ speed and its memory traffic at the measured copy bandwidth, whichever is slower
 
 import argparse
 import json
-import time
 
 import jax
 import jax.numpy as jnp
 from jhmr import command, report
-from jhmr.benchmarks import body, data, fitting, flow, input as input_row, render, train
+from jhmr.benchmarks import body, data, fitting, flow, growth, hypotheses, input as input_row, precision, render, timing
+from jhmr.benchmarks import train, train_prohmr
 from jhmr.errors import InputError
 
 ROWS = {
@@ -21,8 +21,10 @@ ROWS = {
     "raster": render.scene,             # 512 x 832 pixels, three bodies
     "crops": render.crops,              # 64 crops of 96 x 96
     "train": train.hmr_step,            # one HMR update
+    "prohmr": train_prohmr.update,       # one ProHMR update
     "flow": flow.samples,               # samples of one image, with log-probabilities
     "flow_log_prob": flow.log_prob,     # the way back
+    "hypotheses": hypotheses.joints_of_one_image,  # 4,096 of one image: 44 joints each, and their projections
     "fit": fitting.keypoint_fits,       # 64 people, 25 keypoints each
     "people": data.rendered_people,     # the on-device stream of labelled images
     "input": input_row.disk_input,      # augmented crops from JPEGs on disk, on one core
@@ -31,22 +33,9 @@ COLUMNS = ("row", "unit", "ours", "peer", "ratio", "floor", "of floor", "peer is
 
 
 def ceilings(seconds=1.0):
-  """Measured ceilings of the default device: (FLOP/s of a 2048^3 float32 product, bytes/s of a 256 MB copy)."""
-  a = jnp.ones((2048, 2048), jnp.float32)
+  """Measured ceilings of the default device: (FLOP/s of a large float32 product, bytes/s of a 256 MB copy)."""
   x = jnp.ones((64 << 20,), jnp.float32)
-  product, copy = jax.jit(lambda a: a @ a), jax.jit(lambda x: x + 1)
-  return 2 * 2048**3 * _rate(product, a, seconds), 2 * x.nbytes * _rate(copy, x, seconds)
-
-
-def _rate(f, x, seconds):
-  """Best calls per second of f(x) over at least `seconds`: a ceiling is a best case."""
-  jax.block_until_ready(f(x))
-  best, since = 0.0, time.perf_counter()
-  while time.perf_counter() - since < seconds:
-    start = time.perf_counter()
-    jax.block_until_ready(f(x))
-    best = max(best, 1 / (time.perf_counter() - start))
-  return best
+  return precision.ceiling("float32"), 2 * x.nbytes * timing.best_rate(jax.jit(lambda x: x + 1), x, seconds)
 
 
 def measure(names, seconds):

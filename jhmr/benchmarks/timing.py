@@ -3,6 +3,8 @@
 import statistics
 import time
 
+import jax
+
 _TURN_S = 0.2    # long enough that what a turn costs to start does not count
 _SETTLE_S = 0.1  # the other library's idle threads spin for a while after its turn
 
@@ -35,3 +37,14 @@ def _calls(function, seconds):
     function()
     times.append(time.perf_counter() - start)
   return times
+
+
+def best_rate(function, x, seconds):
+  """Best calls per second of function(x) over at least `seconds`: for a ceiling, which is a best case."""
+  jax.block_until_ready(function(x))
+  best, since = 0.0, time.perf_counter()
+  while time.perf_counter() - since < seconds:
+    start = time.perf_counter()
+    jax.block_until_ready(function(x))
+    best = max(best, 1 / (time.perf_counter() - start))
+  return best
