@@ -2,12 +2,14 @@
 
 Each row gives our rate, the peer's in the same run where the peer is installed (`pip install 'jhmr[torch]'`), the
 ratio, and the floor: the rate this device would reach if the row's arithmetic ran at the measured matrix-product
-speed and its memory traffic at the measured copy bandwidth, whichever is slower.
+speed and its memory traffic at the measured copy bandwidth, whichever is slower. `python -m jhmr.benchmark growth`
+prints, in place of rows, how the rate of hypotheses grows with their number; with --json also as FILE.png.
 """
 
 import argparse
 import json
 
+import cv2
 import jax
 import jax.numpy as jnp
 from jhmr import command, report
@@ -21,7 +23,7 @@ ROWS = {
     "raster": render.scene,             # 512 x 832 pixels, three bodies
     "crops": render.crops,              # 64 crops of 96 x 96
     "train": train.hmr_step,            # one HMR update
-    "prohmr": train_prohmr.update,       # one ProHMR update
+    "prohmr": train_prohmr.update,      # one ProHMR update
     "flow": flow.samples,               # samples of one image, with log-probabilities
     "flow_log_prob": flow.log_prob,     # the way back
     "hypotheses": hypotheses.joints_of_one_image,  # 4,096 of one image: 44 joints each, and their projections
@@ -54,14 +56,23 @@ def measure(names, seconds):
 
 def main(argv):
   parser = argparse.ArgumentParser(prog="python -m jhmr.benchmark", description=__doc__.split("\n", maxsplit=1)[0])
-  parser.add_argument("rows", nargs="*", help=f"which rows; default all: {', '.join(ROWS)}")
+  parser.add_argument("rows", nargs="*", help=f"which rows; default all: {', '.join(ROWS)}; or growth, a table")
   parser.add_argument("--seconds", type=float, default=5.0, help="time to spend measuring each row")
   parser.add_argument("--json", help="also write everything measured to this file")
   args = parser.parse_args(argv[1:])
   odd = [r for r in args.rows if r not in ROWS]
-  if odd:
-    raise InputError(f"no benchmark row {odd[0]!r}: the rows are {', '.join(ROWS)}")
-  result = measure(args.rows or list(ROWS), args.seconds)
+  if odd and args.rows != ["growth"]:
+    raise InputError(f"no benchmark row {odd[0]!r}: the rows are {', '.join(ROWS)}; growth is a table of its own")
+  result = measure_growth(args.seconds, args.json) if odd else measure(args.rows or list(ROWS), args.seconds)
+  if not odd:
+    show(result)
+  if args.json:
+    with open(args.json, "w") as f:
+      json.dump(result, f, indent=2)
+
+
+def show(result):
+  """Prints what `measure` returned."""
   report.say(f"{result['device']}, jax {result['jax']}: {result['flops_per_s'] / 1e9:.0f} GFLOP/s in a matrix "
              f"product, {result['bytes_per_s'] / 1e9:.1f} GB/s in a copy")
   shown = [r | {"of floor": f"{r['ours'] / r['floor']:.1%}", "ratio": r["ratio"] and f"{r['ratio']:.1f} x",
@@ -71,9 +82,15 @@ def main(argv):
   for r in result["rows"]:
     for line in r.get("note", "").splitlines():
       report.say(f"{r['row']}: {line}")
-  if args.json:
-    with open(args.json, "w") as f:
-      json.dump(result, f, indent=2)
+
+
+def measure_growth(seconds, path):
+  """Measures and prints the growth table; with a path also a picture, {path}.png. Calls take 2 `seconds` at most."""
+  rows = growth.measure(2 * seconds)
+  growth.show(rows)
+  if path:
+    cv2.imwrite(f"{path}.png", growth.picture(rows)[..., ::-1])
+  return {"device": f"{jax.devices()[0].device_kind} x {jax.device_count()}", "jax": jax.__version__, "growth": rows}
 
 
 if __name__ == "__main__":

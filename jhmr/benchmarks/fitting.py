@@ -83,8 +83,14 @@ def _seen(body, scene):
   """(targets, start) with keypoints of another z, two pixels of noise on them."""
   encoded, density = scene
   rng, people = np.random.default_rng(1), encoded.betas.shape[0]
-  pose = _decode(density, jnp.asarray(rng.normal(size=(people, 1, _DIM)), jnp.float32), encoded)[:, 0]
-  px = (camera.project_crop(objectives.body_points(body, encoded.betas, pose, _SET), encoded.camera) + 1) * 112
+  z = jnp.asarray(rng.normal(size=(people, 1, _DIM)), jnp.float32)
+
+  @jax.jit
+  def pixels(body, density, z, encoded):
+    points = objectives.body_points(body, encoded.betas, _decode(density, z, encoded)[:, 0], _SET)
+    return (camera.project_crop(points, encoded.camera) + 1) * 112
+
+  px = np.asarray(pixels(body, density, z, encoded))
   keypoints = np.concatenate([px + 2 * rng.normal(size=px.shape), rng.uniform(0.5, 1, (*px.shape[:2], 1))], -1)
   place = jnp.full((people, 2), 112.0), jnp.full(people, 224.0)
   return objectives.crop_camera(jnp.asarray(keypoints, jnp.float32), encoded.camera, *place)
