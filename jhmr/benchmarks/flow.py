@@ -33,7 +33,8 @@ def log_prob(batch=4096, seconds=3.0):
 def _row(name, unit, method, batch, seconds):
   net = _NET
   variables, x, context = set_up(net, batch)
-  programs = {n: precision.variant(n, lambda dtype: _program(net.clone(dtype=dtype), method)) for n in precision.VARIANTS}
+  make = lambda dtype: _program(net.clone(dtype=dtype), method)
+  programs = {n: precision.variant(n, make) for n in precision.VARIANTS}
   results = {n: program(variables, x, context) for n, program in programs.items()}
   functions = {n: functools.partial(programs[n], variables, x, context) for n in precision.timed()}
   functions["ours"] = functools.partial(programs["float32"], variables, x, context)

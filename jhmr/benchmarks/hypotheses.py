@@ -18,7 +18,7 @@ import jax.numpy as jnp
 from jhmr import sampling
 from jhmr.benchmarks import body as body_rows
 from jhmr.benchmarks import flow, precision, timing
-from jhmr.body import camera, joints, smpl
+from jhmr.body import camera, joints, landmarks, smpl
 from jhmr.nn import regressor
 from jhmr.nn.flow import ConditionalGlow
 import numpy as np
@@ -74,7 +74,7 @@ def peer_installed():
 
 def flops_per_item(net, setting):
   """Of the flow and of the points that joints are made of; what is done once per image is not counted."""
-  body = sampling.landmarks.rigid_body(setting.body, ("prohmr44",))
+  body = landmarks.rigid_body(setting.body, ("prohmr44",))
   points, coefficients = body.template.shape[1], body.blend_dirs.shape[0]
   return flow.flops_per_sample(net) + 6 * points * coefficients + 24 * points * 24 + 6 * points * len(body.landmarks)
 
@@ -96,8 +96,10 @@ def runner(net, setting, num, seed=0):
 # The peer.
 
 def peer(net, setting, num, z=None):
-  """A function of no arguments: (joints [B S, 44, 3], projected [B S, 44, 2], log_prob [B S]) as tensors; z [B S, D] for
-  latents that are given. Uses every core."""
+  """A function of no arguments that gives tensors: joints [B S, 44, 3], projected [B S, 44, 2], log_prob [B S].
+
+  z [B S, D]: latents, where they are given. Uses every core.
+  """
   import torch
   torch.set_num_threads(len(os.sched_getaffinity(0)))
   way, posed = flow.torch_way(net, *flow.torch_variables(setting.flow), towards_z=False), _peer_joints(setting.arrays)

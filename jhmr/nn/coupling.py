@@ -146,6 +146,7 @@ class Coupling(nn.Module):
         factors=tuple(f for f, _ in before), offsets=tuple(o for _, o in before),
         inner=tuple(rounded(layer.kernel * f) for layer, (f, _) in zip(inner, between)),
         inner_bias=tuple(layer.bias * f + o for layer, (f, o) in zip(inner, between)),
-        outer=tuple(rounded(layer.kernel) for layer in outer[:-1]), outer_bias=tuple(layer.bias for layer in outer[:-1]),
+        outer=tuple(rounded(layer.kernel) for layer in outer[:-1]),
+        outer_bias=tuple(layer.bias for layer in outer[:-1]),
         last=rounded(final.kernel), through=rounded(exact(outer[-1].kernel, final.kernel)),
         bias=final.bias + exact(outer[-1].bias, final.kernel))

@@ -24,7 +24,8 @@ def test_folded_kernels_have_the_nets_dtype():
   net = ConditionalGlow(dim=6, context=5, hidden=32, dtype=jnp.bfloat16)
   variables, (z, context) = randomised(net), inputs(net)
   flow, projected = run(net, "fold", variables), run(net, "project", variables, context)
-  assert {x.dtype for n in flow.nets for x in (n.first, *n.inner, *n.outer, n.last, n.through)} == {jnp.dtype("bfloat16")}
+  kernels = [x for n in flow.nets for x in (n.first, *n.inner, *n.outer, n.last, n.through)]
+  assert {x.dtype for x in kernels} == {jnp.dtype("bfloat16")}
   x, want = folded.inverse(flow, z, projected)[0], run(net, "inverse", variables, z, projected)[0]
   assert x.dtype == jnp.float32
   np.testing.assert_allclose(x, want, atol=0.05 * np.abs(want).max())  # both are rounded, at different places
