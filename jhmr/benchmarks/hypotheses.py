@@ -15,7 +15,7 @@ from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
-from jhmr import sampling
+from jhmr import fast_sampling
 from jhmr.benchmarks import body as body_rows
 from jhmr.benchmarks import flow, precision, timing
 from jhmr.body import camera, joints, landmarks, smpl
@@ -80,14 +80,14 @@ def flops_per_item(net, setting):
 
 
 def runner(net, setting, num, seed=0):
-  """A function of no arguments: what it draws for the images of the setting, a sampling.Drawn. Folds the flow first."""
-  sampler = sampling.prepare(net, setting.flow, setting.body)
+  """A function of no arguments: what it draws for the images of the setting, a fast_sampling.Drawn. Folds the flow first."""
+  sampler = fast_sampling.prepare(net, setting.flow, setting.body)
 
   @jax.jit
   def run(sampler, variables, head, context, key):
     projected = net.apply(variables, context, method="project")
     betas, cam = _HEAD.apply(head, context, **_MEAN)
-    return sampling.draw(sampler, projected, betas, cam, key, num)
+    return fast_sampling.draw(sampler, projected, betas, cam, key, num)
 
   key = jax.random.key(seed)
   return lambda: jax.block_until_ready(run(sampler, setting.flow, setting.head, setting.context, key))

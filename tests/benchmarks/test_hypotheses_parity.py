@@ -2,7 +2,7 @@
 
 import jax
 import jax.numpy as jnp
-from jhmr import sampling
+from jhmr import fast_sampling
 from jhmr.benchmarks import hypotheses, timing
 from jhmr.nn.flow import ConditionalGlow
 import numpy as np
@@ -18,7 +18,7 @@ NET = ConditionalGlow(context=20, hidden=32)
 def test_the_peers_hypotheses_are_ours():
   setting, num = hypotheses.set_up(NET, 2), 6
   drawn = hypotheses.runner(NET, setting, num, seed=3)()
-  z = np.asarray(sampling.latents(jax.random.key(3), 0, (2, num, NET.dim)))
+  z = np.asarray(fast_sampling.latents(jax.random.key(3), 0, (2, num, NET.dim)))
   theirs = hypotheses.peer(NET, setting, num, torch.tensor(z.reshape(2 * num, -1)))()
   for got, want in zip(drawn, theirs):
     # Millimetres of a thousandth; projections magnify by 5,000 px over 50 m.

@@ -2,7 +2,7 @@
 
 import jax
 import jax.numpy as jnp
-from jhmr import sampling
+from jhmr import fast_sampling
 from jhmr.body import camera, rotations, smpl
 from jhmr.nn.flow import ConditionalGlow
 from nn.test_flow import inputs, randomised, run
@@ -16,8 +16,8 @@ def test_hypotheses_are_the_flows_poses_on_the_body():
   body, variables = smpl.load("mannequin_small"), randomised(NET)
   z, context = inputs(NET, images=2, samples=3)
   betas, cam = jnp.asarray([[0.5] * 10, [-1.0] * 10]), jnp.asarray([[0.9, 0, 0], [0.8, 0.1, -0.1]])
-  sampler, projected = sampling.prepare(NET, variables, body), run(NET, "project", variables, context)
-  drawn = jax.jit(sampling.decode)(sampler, z, projected, betas, cam)
+  sampler, projected = fast_sampling.prepare(NET, variables, body), run(NET, "project", variables, context)
+  drawn = jax.jit(fast_sampling.decode)(sampler, z, projected, betas, cam)
   six_d, log_prob = run(NET, "sample", variables, z, context)
   posed = smpl.forward(body, betas[:, None], rotations.six_d_to_matrix(six_d.reshape(2, 3, 24, 6), "prohmr"))
   points = smpl.keypoints(body, posed, "prohmr44")
@@ -30,16 +30,16 @@ def test_pieces_are_put_together_image_by_image():
   body, variables = smpl.load("mannequin_small"), randomised(NET)
   _, context = inputs(NET, images=2)
   projected, betas, cam = run(NET, "project", variables, context), jnp.zeros((2, 10)), jnp.asarray([[0.9, 0, 0]] * 2)
-  sampler, key = sampling.prepare(NET, variables, body), jax.random.key(0)
-  drawn = jax.jit(sampling.draw, static_argnames=("num", "rows"))(sampler, projected, betas, cam, key, num=6, rows=4)
+  sampler, key = fast_sampling.prepare(NET, variables, body), jax.random.key(0)
+  drawn = jax.jit(fast_sampling.draw, static_argnames=("num", "rows"))(sampler, projected, betas, cam, key, num=6, rows=4)
   assert drawn.keypoints.shape == (2, 6, 44, 3) and drawn.projected.shape == (2, 6, 44, 2)
   for piece in range(3):
-    z = sampling.latents(key, piece, (2, 2, NET.dim))
-    want = jax.jit(sampling.decode)(sampler, z, projected, betas, cam)
+    z = fast_sampling.latents(key, piece, (2, 2, NET.dim))
+    want = jax.jit(fast_sampling.decode)(sampler, z, projected, betas, cam)
     np.testing.assert_allclose(drawn.keypoints[:, 2 * piece:2 * piece + 2], want.keypoints, atol=1e-6)
 
 
 @pytest.mark.parametrize("images, num, rows, size", [(1, 4096, 512, 512), (1, 7, 512, 7), (64, 16, 512, 8),
                                                      (1, 6, 4, 3), (64, 4, 8, 1), (1, 7, 3, 1)])
 def test_piece_sizes_divide_the_number(images, num, rows, size):
-  assert sampling.piece_size(images, num, rows) == size
+  assert fast_sampling.piece_size(images, num, rows) == size
