@@ -2,17 +2,19 @@
 
 Each row gives our rate, the peer's in the same run where the peer is installed (`pip install 'jhmr[torch]'`), the
 ratio, and the floor: the rate this device would reach if the row's arithmetic ran at the measured matrix-product
-speed and its memory traffic at the measured copy bandwidth, whichever is slower.
+speed and its memory traffic at the measured copy bandwidth, whichever is slower. `python -m jhmr.benchmark growth`
+prints, in place of rows, how the rate of hypotheses grows with their number; with --json also as FILE.png.
 """
 
 import argparse
 import json
-import time
 
+import cv2
 import jax
 import jax.numpy as jnp
 from jhmr import command, report
-from jhmr.benchmarks import body, data, fitting, flow, input as input_row, render, train
+from jhmr.benchmarks import body, data, fitting, flow, growth, hypotheses, input as input_row, precision, render, timing
+from jhmr.benchmarks import train, train_prohmr
 from jhmr.errors import InputError
 
 ROWS = {
@@ -21,8 +23,10 @@ ROWS = {
     "raster": render.scene,             # 512 x 832 pixels, three bodies
     "crops": render.crops,              # 64 crops of 96 x 96
     "train": train.hmr_step,            # one HMR update
+    "prohmr": train_prohmr.update,      # one ProHMR update
     "flow": flow.samples,               # samples of one image, with log-probabilities
     "flow_log_prob": flow.log_prob,     # the way back
+    "hypotheses": hypotheses.joints_of_one_image,  # 4,096 of one image: 44 joints each, and their projections
     "fit": fitting.keypoint_fits,       # 64 people, 25 keypoints each
     "people": data.rendered_people,     # the on-device stream of labelled images
     "input": input_row.disk_input,      # augmented crops from JPEGs on disk, on one core
@@ -31,22 +35,9 @@ COLUMNS = ("row", "unit", "ours", "peer", "ratio", "floor", "of floor", "peer is
 
 
 def ceilings(seconds=1.0):
-  """Measured ceilings of the default device: (FLOP/s of a 2048^3 float32 product, bytes/s of a 256 MB copy)."""
-  a = jnp.ones((2048, 2048), jnp.float32)
+  """Measured ceilings of the default device: (FLOP/s of a large float32 product, bytes/s of a 256 MB copy)."""
   x = jnp.ones((64 << 20,), jnp.float32)
-  product, copy = jax.jit(lambda a: a @ a), jax.jit(lambda x: x + 1)
-  return 2 * 2048**3 * _rate(product, a, seconds), 2 * x.nbytes * _rate(copy, x, seconds)
-
-
-def _rate(f, x, seconds):
-  """Best calls per second of f(x) over at least `seconds`: a ceiling is a best case."""
-  jax.block_until_ready(f(x))
-  best, since = 0.0, time.perf_counter()
-  while time.perf_counter() - since < seconds:
-    start = time.perf_counter()
-    jax.block_until_ready(f(x))
-    best = max(best, 1 / (time.perf_counter() - start))
-  return best
+  return precision.ceiling("float32"), 2 * x.nbytes * timing.best_rate(jax.jit(lambda x: x + 1), x, seconds)
 
 
 def measure(names, seconds):
@@ -65,14 +56,23 @@ def measure(names, seconds):
 
 def main(argv):
   parser = argparse.ArgumentParser(prog="python -m jhmr.benchmark", description=__doc__.split("\n", maxsplit=1)[0])
-  parser.add_argument("rows", nargs="*", help=f"which rows; default all: {', '.join(ROWS)}")
+  parser.add_argument("rows", nargs="*", help=f"which rows; default all: {', '.join(ROWS)}; or growth, a table")
   parser.add_argument("--seconds", type=float, default=5.0, help="time to spend measuring each row")
   parser.add_argument("--json", help="also write everything measured to this file")
   args = parser.parse_args(argv[1:])
   odd = [r for r in args.rows if r not in ROWS]
-  if odd:
-    raise InputError(f"no benchmark row {odd[0]!r}: the rows are {', '.join(ROWS)}")
-  result = measure(args.rows or list(ROWS), args.seconds)
+  if odd and args.rows != ["growth"]:
+    raise InputError(f"no benchmark row {odd[0]!r}: the rows are {', '.join(ROWS)}; growth is a table of its own")
+  result = measure_growth(args.seconds, args.json) if odd else measure(args.rows or list(ROWS), args.seconds)
+  if not odd:
+    show(result)
+  if args.json:
+    with open(args.json, "w") as f:
+      json.dump(result, f, indent=2)
+
+
+def show(result):
+  """Prints what `measure` returned."""
   report.say(f"{result['device']}, jax {result['jax']}: {result['flops_per_s'] / 1e9:.0f} GFLOP/s in a matrix "
              f"product, {result['bytes_per_s'] / 1e9:.1f} GB/s in a copy")
   shown = [r | {"of floor": f"{r['ours'] / r['floor']:.1%}", "ratio": r["ratio"] and f"{r['ratio']:.1f} x",
@@ -82,9 +82,15 @@ def main(argv):
   for r in result["rows"]:
     for line in r.get("note", "").splitlines():
       report.say(f"{r['row']}: {line}")
-  if args.json:
-    with open(args.json, "w") as f:
-      json.dump(result, f, indent=2)
+
+
+def measure_growth(seconds, path):
+  """Measures and prints the growth table; with a path also a picture, {path}.png. Calls take 2 `seconds` at most."""
+  rows = growth.measure(2 * seconds)
+  growth.show(rows)
+  if path:
+    cv2.imwrite(f"{path}.png", growth.picture(rows)[..., ::-1])
+  return {"device": f"{jax.devices()[0].device_kind} x {jax.device_count()}", "jax": jax.__version__, "growth": rows}
 
 
 if __name__ == "__main__":

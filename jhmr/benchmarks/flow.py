@@ -11,11 +11,13 @@ import os
 
 import jax
 import jax.numpy as jnp
-from jhmr.benchmarks import timing
+from jhmr.benchmarks import precision, timing
+from jhmr.body import landmarks, rotations, smpl
 from jhmr.nn.flow import ConditionalGlow
 import numpy as np
 
 _NET = ConditionalGlow()  # ProHMR's size
+_SET = "prohmr44"         # joints whose displacement says what rounding costs
 
 
 def samples(batch=4096, seconds=3.0):
@@ -31,23 +33,51 @@ def log_prob(batch=4096, seconds=3.0):
 def _row(name, unit, method, batch, seconds):
   net = _NET
   variables, x, context = set_up(net, batch)
-  programs = {"ours": _program(net, method), "bfloat16": _program(net.clone(dtype=jnp.bfloat16), method)}
-  functions = {k: functools.partial(f, variables, x, context) for k, f in programs.items()}
-  full, rounded = (np.asarray(f()[method == "log_prob"]) for f in functions.values())
+  make = lambda dtype: _program(net.clone(dtype=dtype), method)
+  programs = {n: precision.variant(n, make) for n in precision.VARIANTS}
+  results = {n: program(variables, x, context) for n, program in programs.items()}
+  functions = {n: functools.partial(programs[n], variables, x, context) for n in precision.timed()}
+  functions["ours"] = functools.partial(programs["float32"], variables, x, context)
   if importlib.util.find_spec("torch"):
     functions["peer"] = peer(net, method, variables, x, context)
   times = timing.interleaved(functions, seconds / 8)  # a call takes as long as many turns
-  half, hidden = net.dim // 2, net.hidden
-  # What a sample needs at least: the last two matrices of each network can be one (2 hidden x half in its place).
-  coupling = half * hidden + (2 * net.depth - 1) * hidden ** 2 + 2 * hidden * half
-  size = sum(x.size for x in jax.tree.leaves(variables))
+  rates = {"float32" if n == "ours" else n: batch / t for n, t in times.items() if n != "peer"}
+  size, flops = sum(x.size for x in jax.tree.leaves(variables)), flops_per_sample(net)
   return {"name": name, "unit": unit, "ours": batch / times["ours"],
           "peer": batch / times["peer"] if "peer" in times else None,
-          "peer_name": "the same in PyTorch, context repeated",
-          "flops_per_item": 2.0 * net.blocks * (coupling + net.dim ** 2),
+          "peer_name": "the same in PyTorch, context repeated", "flops_per_item": flops,
           "bytes_per_item": 4.0 * (2 * net.dim + 1 + size / batch),
-          "note": f"with dtype bfloat16 {batch / times['bfloat16']:,.0f} {unit}; results move by "
-                  f"{np.std(rounded - full) / np.std(full):.1e} of their spread"}
+          "note": _spread(unit, rates, results) if method == "log_prob" else
+                  precision.note(unit, rates, flops, _moved(results))}
+
+
+def flops_per_sample(net):
+  """What a sample needs at least: the last two matrices of each network can be one (2 hidden x half in its place)."""
+  half, hidden = net.dim // 2, net.hidden
+  coupling = half * hidden + (2 * net.depth - 1) * hidden ** 2 + 2 * hidden * half
+  return 2.0 * net.blocks * (coupling + net.dim ** 2)
+
+
+def _moved(results, count=256):
+  """{variant: `precision.moved_mm`} of the joints of a few samples."""
+  six_d = {n: x[0, :count] for n, (x, _) in results.items()}
+  body = landmarks.rigid_body(smpl.load("mannequin"), (_SET,))
+
+  @jax.jit
+  def points(body, x):
+    pose = rotations.six_d_to_matrix(x.reshape(-1, 24, 6), "prohmr")
+    return smpl.keypoints(body, smpl.forward(body, jnp.zeros(10), pose), _SET)
+
+  reference = points(body, six_d.pop(precision.REFERENCE))
+  return {n: precision.moved_mm(points(body, x), reference) for n, x in six_d.items()}
+
+
+def _spread(unit, rates, results):
+  """Latents are no joints: how far they move, beside how far they are apart."""
+  z = {n: np.asarray(z) for n, (_, z) in results.items()}
+  full = z.pop(precision.REFERENCE)
+  return "\n".join(f"{n}: {rates[n]:,.0f} {unit}; latents move by {np.std(x - full) / np.std(full):.1e} of their spread"
+                   for n, x in z.items())
 
 
 def _program(net, method):
@@ -78,25 +108,48 @@ def peer(net, method, variables, x, context):
   """A function that makes the same samples or log-probabilities in PyTorch with every core: (x or z, log_prob)."""
   import torch
   torch.set_num_threads(len(os.sched_getaffinity(0)))
-  turned = jax.tree.map(lambda a: np.array(a.T if a.ndim == 2 else a, order="C"), variables)
-  params, stats = (jax.tree.map(torch.from_numpy, turned[k]) for k in ("params", "batch_stats"))
   x, context = torch.tensor(np.asarray(x[0])), torch.tensor(np.asarray(context))
-  towards_z, steps = method == "log_prob", []
-  for i in range(net.blocks):
-    couple = functools.partial(_couple, stats=stats[f"coupling_{i}"], depth=net.depth, odd=i % 2)
-    steps += [(_actnorm, params[f"actnorm_{i}"]), (_lu, params[f"lu_{i}"]), (couple, params[f"coupling_{i}"])]
+  towards_z, way = method == "log_prob", torch_way(net, *torch_variables(variables), method == "log_prob")
 
   @torch.no_grad()
   def run():
-    repeated, y, log_det = context.expand(len(x), -1).contiguous(), x, torch.zeros(len(x))
-    for step, step_params in steps if towards_z else steps[::-1]:
-      y, change = step(y, step_params, repeated, towards_z)
-      log_det = log_det + change
-    z = y if towards_z else x
-    normal = -0.5 * (z ** 2).sum(1) - 0.5 * math.log(2 * math.pi) * net.dim
-    return y, normal + (log_det if towards_z else -log_det)
+    y, log_det = way(x, context.expand(len(x), -1).contiguous())
+    return y, torch_log_normal(y if towards_z else x) + (log_det if towards_z else -log_det)
 
   return run
+
+
+def torch_log_normal(z):
+  """log N(z; 0, 1) of the last axis of a tensor."""
+  return -0.5 * (z ** 2).sum(-1) - 0.5 * math.log(2 * math.pi) * z.shape[-1]
+
+
+def torch_variables(variables):
+  """(parameters, running statistics) as tensors in torch's layout."""
+  import torch
+  turned = jax.tree.map(lambda a: np.array(a.T if a.ndim == 2 else a, order="C"), variables)
+  return tuple(jax.tree.map(torch.from_numpy, turned[k]) for k in ("params", "batch_stats"))
+
+
+def torch_way(net, params, stats, towards_z, training=False):
+  """The peer's way towards z or x: (vectors [M, D], their contexts [M, C]) -> (vectors [M, D], log|det| [M]).
+
+  Without dropout; in training batch norm takes the statistics of these vectors.
+  """
+  import torch
+  steps = []
+  for i in range(net.blocks):
+    couple = functools.partial(_couple, stats=stats[f"coupling_{i}"], depth=net.depth, odd=i % 2, training=training)
+    steps += [(_actnorm, params[f"actnorm_{i}"]), (_lu, params[f"lu_{i}"]), (couple, params[f"coupling_{i}"])]
+
+  def way(x, repeated):
+    log_det = torch.zeros(len(x))
+    for step, step_params in steps if towards_z else steps[::-1]:
+      x, change = step(x, step_params, repeated, towards_z)
+      log_det = log_det + change
+    return x, log_det
+
+  return way
 
 
 def _actnorm(x, params, context, towards_z):
@@ -122,12 +175,12 @@ def _lu(x, params, context, towards_z):
   return torch.linalg.solve_triangular(upper, x, upper=True).t(), -log_det
 
 
-def _couple(x, params, context, towards_z, stats, depth, odd):
+def _couple(x, params, context, towards_z, stats, depth, odd, training):
   import torch
   from torch.nn import functional as F
   dense = lambda h, name: F.linear(h, params[name]["kernel"], params[name]["bias"])
   norm = lambda h, name: F.batch_norm(h, stats[name]["mean"], stats[name]["var"], params[name]["scale"],
-                                      params[name]["bias"])
+                                      params[name]["bias"], training)
   same, changed = torch.arange(odd, x.shape[1], 2), torch.arange(1 - odd, x.shape[1], 2)
   h = dense(torch.cat([x[:, same], context], 1), "initial_layer")
   for i in range(depth):

@@ -49,14 +49,18 @@ def hmr_step(batch=32, seconds=5.0):
 
 def set_up(arrays, batch, image_size=IMAGE_SIZE, net=()):
   """(mapped step, state, batch laid out for it, assets) of CONFIG on one device; `net` changes its network."""
+  system = hmr.build(ml_collections.ConfigDict(CONFIG | {"net": CONFIG["net"] | dict(net)}))
+  return lay_out(system, arrays, "spin49", spec.fake_batch(image_size, batch))
+
+
+def lay_out(system, arrays, set_name, data):
+  """(mapped step, state, batch laid out for it, assets) of a system whose keypoints are `set_name`, on one device."""
   body = smpl.from_arrays(arrays)
   pose = np.tile(np.eye(3, dtype=np.float32), (24, 1, 1))
   pose[0] = np.diag([1, -1, -1])
   mean = {"pose": jnp.asarray(pose), "betas": jnp.zeros(10), "camera": jnp.array([0.9, 0, 0])}
-  assets = {"keypoint_body": smpl.sub_body(body, ("spin49",)), "mean": mean}
-  system = hmr.build(ml_collections.ConfigDict(CONFIG | {"net": CONFIG["net"] | dict(net)}))
+  assets = {"keypoint_body": smpl.sub_body(body, (set_name,)), "mean": mean}
   mapper = parallel.make("pmap", jax.devices()[:1])
-  data = spec.fake_batch(image_size, batch)
   state = mapper.replicate(system.init(jax.random.key(0), data, assets))
   data = {k: jnp.asarray(v) for k, v in mapper.to_devices(data).items()}
   return mapper.train(system.step), state, data, mapper.replicate(assets)
@@ -78,7 +82,7 @@ def peer_step(arrays, state, data, assets):
   import torch
   torch.set_num_threads(os.cpu_count())
   tensor = lambda x: torch.tensor(np.asarray(x))
-  params = jax.tree.map(lambda x: tensor(x).requires_grad_(), _torch_layout(state.params["net"]))
+  params = torch_parameters(state.params["net"])
   stats = jax.tree.map(tensor, state.stats["net"]["backbone"])
   batch = {k: tensor(v[0]) for k, v in data.items()}
   image = batch["image"].permute(0, 3, 1, 2).contiguous()
@@ -97,17 +101,22 @@ def peer_step(arrays, state, data, assets):
   return run
 
 
-def _torch_layout(params):
+def torch_parameters(params):
+  """Our parameters as tensors that want gradients, in torch's layout."""
+  import torch
+  return jax.tree.map(lambda x: torch.tensor(x).requires_grad_(), torch_layout(params))
+
+
+def torch_layout(params):
   """Our parameters with convolutions [out, in, h, w] and dense layers [out, in], contiguous."""
   turn = lambda x: np.ascontiguousarray(x.transpose(3, 2, 0, 1) if x.ndim == 4 else x.T if x.ndim == 2 else x)
   return jax.tree.map(lambda x: turn(np.asarray(x)), params)
 
 
-def _regress(params, stats, image, start):
-  """`nn.regressor.ImageRegressor` with resnet_tiny, said again in PyTorch: (pose [B, 24, 3, 3], betas, camera)."""
+def torch_features(net, stats, image):
+  """`nn.resnet.ResNet` as resnet_tiny, said again in PyTorch, in training: [B, 3, S, S] -> [B, C]."""
   import torch
   from torch.nn import functional as F
-  net, head = params["backbone"], params["head"]
   bn = lambda x, p, s: F.batch_norm(x, s["mean"], s["var"], p["scale"], p["bias"], training=True)
   x = F.relu(bn(F.conv2d(image, net["conv1"]["kernel"], stride=2, padding=1), net["bn1"], stats["bn1"]))
   strides = resnet.ARCHITECTURES[CONFIG["net"]["backbone"]].strides
@@ -122,7 +131,15 @@ def _regress(params, stats, image, start):
   weight = where.flatten(1, 2).softmax(1).reshape(where.shape)
   rows, columns = (torch.linspace(-1, 1, n) for n in weight.shape[1:3])
   located = [torch.einsum("bhwc,h->bc", weight, rows), torch.einsum("bhwc,w->bc", weight, columns)]
-  features, estimate = torch.cat([x.mean((2, 3)), *located], 1), start
+  return torch.cat([x.mean((2, 3)), *located], 1)
+
+
+def _regress(params, stats, image, start):
+  """`nn.regressor.ImageRegressor` with resnet_tiny, said again in PyTorch: (pose [B, 24, 3, 3], betas, camera)."""
+  import torch
+  from torch.nn import functional as F
+  head, estimate = params["head"], start
+  features = torch_features(params["backbone"], stats, image)
   dense = lambda x, name: F.linear(x, head[name]["kernel"], head[name]["bias"])
   for _ in range(CONFIG["net"]["iterations"]):
     x = F.relu(dense(F.relu(dense(torch.cat([features, *estimate], -1), "fc1")), "fc2"))

@@ -6,7 +6,10 @@ from typing import Any
 from flax import linen as nn
 import jax
 import jax.numpy as jnp
+from jhmr.nn import folded
 from jhmr.nn.regressor import torch_bias, torch_dense
+
+EPSILON = 1e-5  # of batch norm
 
 
 def uniform(bound):
@@ -39,23 +42,29 @@ class BatchNorm(nn.Module):
   size: int
   axis_name: Any
 
-  @nn.compact
+  def setup(self):
+    self.scale = self.param("scale", nn.initializers.ones, (self.size,), jnp.float32)
+    self.bias = self.param("bias", nn.initializers.zeros, (self.size,), jnp.float32)
+    self.mean = self.variable("batch_stats", "mean", lambda: jnp.zeros(self.size, jnp.float32))
+    self.var = self.variable("batch_stats", "var", lambda: jnp.ones(self.size, jnp.float32))
+
+  def fold(self):
+    """(factor [C], offset [C]) of evaluation."""
+    factor = self.scale * jax.lax.rsqrt(self.var.value + EPSILON)
+    return factor, self.bias - factor * self.mean.value
+
   def __call__(self, x, train, weight):
     """x [..., C], weight [..., 1] in {0, 1} or None for ones; with train, running statistics change."""
-    scale = self.param("scale", nn.initializers.ones, (self.size,), jnp.float32)
-    bias = self.param("bias", nn.initializers.zeros, (self.size,), jnp.float32)
-    running_mean = self.variable("batch_stats", "mean", lambda: jnp.zeros(self.size, jnp.float32))
-    running_var = self.variable("batch_stats", "var", lambda: jnp.ones(self.size, jnp.float32))
-    mean, var = running_mean.value, running_var.value
+    mean, var = self.mean.value, self.var.value
     if train:
       ones = jnp.ones(x.shape[:-1] + (1,), x.dtype)
       mean, var, count = moments(x, ones if weight is None else weight, self.axis_name)
       if not self.is_initializing():
         unbiased = var * count / jnp.maximum(count - 1, 1)
         momentum = jnp.where(count > 1, 0.1, 0.0)  # one row has no variance
-        running_mean.value += momentum * (mean - running_mean.value)
-        running_var.value += momentum * (unbiased - running_var.value)
-    y = (x - mean) * (scale * jax.lax.rsqrt(var + 1e-5)) + bias
+        self.mean.value += momentum * (mean - self.mean.value)
+        self.var.value += momentum * (unbiased - self.var.value)
+    y = (x - mean) * (self.scale * jax.lax.rsqrt(var + EPSILON)) + self.bias
     # Rows that do not count may be far from the statistics of few others: infinite, after some layers.
     return y if weight is None else jnp.where(weight > 0, y, 0.0)
 
@@ -124,3 +133,20 @@ class Coupling(nn.Module):
   def _last_two(self, t, kernel):
     return jnp.matmul(t.astype(self.dtype), self.final_layer.product(kernel).astype(self.dtype),
                       preferred_element_type=jnp.float32)
+
+  def fold(self):
+    """The folded.Net of evaluation."""
+    part = lambda name, j: [getattr(self, f"block_{i}_{name}_{j}") for i in range(self.depth)]
+    before, between = ([norm.fold() for norm in part("bn", j)] for j in range(2))
+    inner, outer, final = part("linear", 0), part("linear", 1), self.final_layer
+    rounded = lambda x: x.astype(self.dtype)
+    exact = lambda a, b: jnp.matmul(a, b, precision=jax.lax.Precision.HIGHEST)
+    return folded.Net(
+        first=rounded(self.initial_layer.kernel[:self.half]),
+        factors=tuple(f for f, _ in before), offsets=tuple(o for _, o in before),
+        inner=tuple(rounded(layer.kernel * f) for layer, (f, _) in zip(inner, between)),
+        inner_bias=tuple(layer.bias * f + o for layer, (f, o) in zip(inner, between)),
+        outer=tuple(rounded(layer.kernel) for layer in outer[:-1]),
+        outer_bias=tuple(layer.bias for layer in outer[:-1]),
+        last=rounded(final.kernel), through=rounded(exact(outer[-1].kernel, final.kernel)),
+        bias=final.bias + exact(outer[-1].bias, final.kernel))

@@ -19,6 +19,7 @@ import distrax
 from flax import linen as nn
 import jax
 import jax.numpy as jnp
+from jhmr.nn import folded
 from jhmr.nn.coupling import Coupling, moments
 from jhmr.nn.regressor import BATCH_NORM
 from jhmr.nn.triangular import inverse_lower
@@ -200,6 +201,17 @@ class ConditionalGlow(nn.Module):
     """x [B, S, D] and log p(x | context) [B, S] of z [B, S, D], drawn from N(0, 1), or 0 for the mode."""
     x, log_det = self.inverse(z, self.project(context), train)
     return x, log_normal(z) - log_det
+
+  def fold(self):
+    """folded.Folded of these parameters and running statistics: the way to x of many samples in evaluation."""
+    affine = [Affine(*self.actnorm[i](), *self.lu[i](), self.legacy_lu) for i in range(self.blocks)]
+    order, ways = folded.halves(self.dim), [a.towards_x() for a in affine]
+    columns = lambda x, i: x[..., order] if i else x
+    return folded.Folded(
+        nets=tuple(coupling.fold() for coupling in self.coupling),
+        matrices=tuple(columns(matrix[order], i) for i, (matrix, _) in enumerate(ways)),
+        shifts=tuple(columns(offset, i) for i, (_, offset) in enumerate(ways)),
+        log_det=sum(a.log_det for a in affine))
 
   def actnorm_values(self, x, weight, context):
     """What `actnorm_from_data` puts into the parameters, in train mode: {"actnorm_0": {"log_scale", "shift"}, ...}."""

@@ -24,7 +24,7 @@ def test_the_peers_results_are_ours(method):
 
 def test_rows_have_what_the_table_needs(monkeypatch):
   monkeypatch.setattr(timing, "interleaved", lambda functions, seconds: {"ours": 0.5, "bfloat16": 0.25, "peer": 2.0})
-  monkeypatch.setattr(flow, "_NET", ConditionalGlow(dim=12, context=20, hidden=32))
+  monkeypatch.setattr(flow, "_NET", ConditionalGlow(context=20, hidden=32))
   for row in (flow.samples(batch=8), flow.log_prob(batch=8)):
     assert row["ours"] == pytest.approx(16) and row["peer"] == pytest.approx(4)
     assert set(row) == {"name", "unit", "ours", "peer", "peer_name", "flops_per_item", "bytes_per_item",
