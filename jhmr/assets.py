@@ -1,6 +1,6 @@
 """What never changes in a run: the body, its surface, the joints-only body, the mean parameters."""
 
-from jhmr.body import mesh, poses, rotations, smpl
+from jhmr.body import landmarks, mesh, poses, rotations, smpl
 from jhmr.errors import InputError
 import jax.numpy as jnp
 import numpy as np
@@ -17,7 +17,7 @@ def load(config):
       `data.mocap` is "" for the pose sampler, or the path of a mocap file that takes its place; its `model_joints`,
       where there is one, is the joint set a system compares with the labels.
   Returns:
-    {"body": Smpl, "keypoint_body": Smpl of about 200 vertices, "surface": Surface,
+    {"body": Smpl, "keypoint_body": Smpl of a few dozen points, "surface": Surface,
      "mean": {"pose": [24, 3, 3] root in the camera frame, "betas": [10], "camera": [3]},
      "mocap": MocapTable, if there is one}
   Raises:
@@ -27,7 +27,7 @@ def load(config):
   body = smpl.from_arrays(arrays)
   mocap = {"mocap": poses.mocap_table(config.data.mocap)} if config.data.mocap else {}
   sets = tuple(dict.fromkeys((LABELS, config.get("model_joints", LABELS))))
-  return mocap | {"body": body, "keypoint_body": smpl.sub_body(body, sets), "surface": mesh.surface(arrays),
+  return mocap | {"body": body, "keypoint_body": landmarks.rigid_body(body, sets), "surface": mesh.surface(arrays),
                   "mean": mean_parameters(config.mean_params)}
 
 

@@ -16,7 +16,7 @@ import json
 import os
 
 from jhmr import command, evaluate, fit_files, fit_scores, files, report
-from jhmr.body import camera, joints, smpl
+from jhmr.body import camera, joints, landmarks
 from jhmr.errors import InputError
 from jhmr.fitting import latent
 
@@ -73,7 +73,7 @@ def main(argv):
     raise InputError(f"--prior flow needs a system with a density over poses, but {args.workdir!r} is a run of "
                      f"{config.system!r}: train configs/prohmr.py")
   options = fit_files.Options(args.joint_set, args.full_frame, args.focal, args.use_hips, args.mode, args.num_steps)
-  body = smpl.sub_body(assets["body"], (args.joint_set,))
+  body = landmarks.rigid_body(assets["body"], (args.joint_set,))
   if args.images and args.multiview:
     return fit_files.refine_groups(args, config, system, state, assets)
   if args.images:

@@ -1,6 +1,6 @@
 """Scores thousands of hypotheses an image in one pass over a split: every metric of `hypotheses`, bounded memory.
 
-Hypotheses are drawn and posed `chunk` at a time, for `IMAGES` images at a time, with the few vertices that joints need.
+Hypotheses are drawn and posed `chunk` at a time, for `IMAGES` images at a time, with the few points that joints need.
 Of all S hypotheses of those images 55 joints and 6 numbers are kept, 0.7 kB each: 2.8 MB an image at S = 4096, twice
 that while they are put together; measured on CPU, with the built-in body: 54 MB of temporaries at S = 4096 and chunks
 of 256 (31 MB in chunks of 64), whatever the batch. What leaves the device is about 120 numbers an image.
@@ -15,7 +15,7 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 from jhmr import hypotheses, metrics, quantise, sampling
-from jhmr.body import camera, joints, smpl
+from jhmr.body import camera, joints, landmarks, smpl
 from jhmr.errors import InputError
 import numpy as np
 
@@ -138,7 +138,7 @@ def _likelihood(random, truth):
 
 def body_of(assets):
   """The part of the assets' body that these metrics need; at set-up. Raises InputError when it cannot make SETS."""
-  return smpl.sub_body(assets["body"], SETS)
+  return landmarks.rigid_body(assets["body"], SETS)
 
 
 def sampler(latent, state, encoded, assets, body):

@@ -14,6 +14,7 @@ import jax.numpy as jnp
 from jhmr.benchmarks import timing
 from jhmr.body import camera
 from jhmr.body import joints
+from jhmr.body import landmarks
 from jhmr.body import smpl
 import numpy as np
 
@@ -38,7 +39,7 @@ def body_forward(batch=64, seconds=3.0):
 def keypoints_grad(batch=64, seconds=3.0):
   """Value and gradient of the 2D residual of 49 keypoints w.r.t. betas, pose and translation, per second."""
   arrays, inputs = smpl.load_arrays("mannequin"), _inputs(batch)
-  body = smpl.sub_body(smpl.from_arrays(arrays), (_KEYPOINTS,))
+  body = landmarks.rigid_body(smpl.from_arrays(arrays), (_KEYPOINTS,))
   target = np.random.default_rng(1).normal(size=(batch, 49, 2)).astype(np.float32)
   program = jax.jit(jax.value_and_grad(_residual, argnums=(2, 3, 4)))
   on_device = [jnp.asarray(x) for x in (target, *inputs)]

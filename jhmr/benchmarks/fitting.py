@@ -17,7 +17,7 @@ import jax
 import jax.numpy as jnp
 from jhmr.benchmarks import body as body_rows
 from jhmr.benchmarks import timing
-from jhmr.body import camera, joints, poses, rotations, smpl
+from jhmr.body import camera, joints, landmarks, poses, rotations, smpl
 from jhmr.fitting import latent, objectives
 import numpy as np
 
@@ -35,7 +35,7 @@ def keypoint_fits(people=64, seconds=3.0):
   """People fitted to 25 noisy keypoints per second, from the mode of a density to the end of the fit."""
   arrays = smpl.load_arrays("mannequin")
   whole = smpl.from_arrays(arrays)
-  body, scene = smpl.sub_body(whole, (_SET,)), _scene(people)
+  body, scene = landmarks.rigid_body(whole, (_SET,)), _scene(people)
   targets, start = _seen(body, scene)
   run = jax.jit(lambda body, scene, targets, start: latent.fit_keypoints(
       lambda z, e: _decode(scene[1], z, e), scene[0], body, targets, start, dim=_DIM, set_name=_SET, use_hips=True))

@@ -1,7 +1,7 @@
 """Training row: updates of a small HMR, beside the same network and losses as a plain PyTorch loop would have them.
 
 The peer starts from our parameters and sees our batch, so its first loss is ours (a test holds the two together). It
-makes its keypoints the usual way, from smplx's full mesh; ours come from the few vertices they need.
+makes its keypoints the usual way, from smplx's full mesh; ours come from the few points they need.
 """
 
 import importlib.util
@@ -13,6 +13,7 @@ from jhmr import parallel
 from jhmr.benchmarks import timing
 from jhmr.body import camera
 from jhmr.body import joints
+from jhmr.body import landmarks
 from jhmr.body import smpl
 from jhmr.data import spec
 from jhmr.nn import resnet
@@ -59,7 +60,7 @@ def lay_out(system, arrays, set_name, data):
   pose = np.tile(np.eye(3, dtype=np.float32), (24, 1, 1))
   pose[0] = np.diag([1, -1, -1])
   mean = {"pose": jnp.asarray(pose), "betas": jnp.zeros(10), "camera": jnp.array([0.9, 0, 0])}
-  assets = {"keypoint_body": smpl.sub_body(body, (set_name,)), "mean": mean}
+  assets = {"keypoint_body": landmarks.rigid_body(body, (set_name,)), "mean": mean}
   mapper = parallel.make("pmap", jax.devices()[:1])
   state = mapper.replicate(system.init(jax.random.key(0), data, assets))
   data = {k: jnp.asarray(v) for k, v in mapper.to_devices(data).items()}

@@ -78,7 +78,7 @@ def fit_keypoints(decode, encoded, body, targets, translation, *, dim, set_name,
   Args:
     decode: (z [B, S, dim], encoded) -> pose [B, S, 24, 3, 3].
     encoded: pytree with leading axis P, and the field betas [P, L] to start from.
-    body: the part of a body that makes `set_name` (`smpl.sub_body`).
+    body: the part of a body that makes `set_name` (`body.landmarks.rigid_body`).
     targets: objectives.Target, leaves [P, ...]; a person without any keypoint stays near where they are.
     translation: [P, 3] metres, to start from; see `objectives.crop_camera` and `full_camera`.
     use_hips: whether detected hips and pelvis count.

@@ -8,7 +8,7 @@ import functools
 
 import jax
 from jhmr import evaluate, fit_files, fit_scores, hypothesis_pass, hypothesis_report, intervals, metrics, parallel, study
-from jhmr.body import smpl
+from jhmr.body import landmarks
 from jhmr.data import source as source_lib
 import numpy as np
 
@@ -48,7 +48,7 @@ def hypotheses(split, load):
 def keypoint_fits(noise_px, load):
   """{"mode/mpjpe_mm": [N], ..., "fit/pa_mpjpe_mm": [N]} of people whose labelled keypoints are fitted."""
   trained = load("prohmr")
-  body = smpl.sub_body(trained.assets["body"], (SET,))
+  body = landmarks.rigid_body(trained.assets["body"], (SET,))
   options = fit_files.Options(SET, use_hips=True)
   return _flat(fit_scores.keypoint_errors(trained.config, trained.system, trained.state,
                                           trained.assets, body, "val", noise_px, options))
