@@ -17,6 +17,11 @@ import torch
 import yaml
 
 
+# Smplx's names of `joints.VERTEX21`, in order.
+VERTICES = ("nose reye leye rear lear LBigToe LSmallToe LHeel RBigToe RSmallToe RHeel lthumb lindex lmiddle lring "
+            "lpinky rthumb rindex rmiddle rring rpinky").split()
+
+
 class Node(dict):
   """A config whose entries are attributes."""
   __getattr__ = dict.__getitem__
@@ -87,7 +92,8 @@ def build(prohmr, nflows, folder, dtype):
   with open(os.path.join(prohmr, "prohmr", "configs", "prohmr.yaml")) as f:
     cfg = Node.of(yaml.safe_load(f))
   cfg.SMPL.update(MODEL_PATH=folder, JOINT_REGRESSOR_EXTRA=os.path.join(folder, "J19.pkl"),
-                  MEAN_PARAMS=os.path.join(folder, "mean.npz"))
+                  MEAN_PARAMS=os.path.join(folder, "mean.npz"),
+                  VERTEX_IDS=dict(zip(VERTICES, map(int, arrays["vertex_joint_ids"]))))
   model = ProHMR(cfg)
   torch.set_default_dtype(dtype)
   if dtype == torch.float64:
