@@ -75,7 +75,7 @@ def refine(decode, encoded, mask, *, dim, num_steps=None, mode="vmap", tx=None):
     raise ValueError(f"mode {mode!r} is not one of {latent.MODES}")
 
   def one(encoded, mask):
-    start = jnp.zeros((mask.shape[0], dim), jnp.float32)
+    start = jnp.zeros((mask.shape[0], dim), encoded.betas.dtype)
     total = energy(decode, encoded, mask)
     if mode == "joint":
       z, losses, *_ = joint_lbfgs.minimize(total, start, num_steps or latent.JOINT_CALLS)

@@ -17,8 +17,13 @@ def uniform(bound):
   return lambda key, shape, dtype=jnp.float32: jax.random.uniform(key, shape, dtype, -bound, bound)
 
 
+def _product(a, b, dtype):
+  """a @ b of factors rounded to dtype, summed in float32 or better."""
+  return jnp.matmul(a.astype(dtype), b.astype(dtype), preferred_element_type=jnp.promote_types(dtype, jnp.float32))
+
+
 class Linear(nn.Module):
-  """x @ kernel + bias; the product's factors are rounded to `dtype`, sums are float32."""
+  """x @ kernel + bias; the product's factors are rounded to `dtype`, sums are float32 or better."""
   inputs: int
   outputs: int
   kernel_init: Any
@@ -31,7 +36,7 @@ class Linear(nn.Module):
 
   def product(self, x, rows=slice(None)):
     """x times some rows of the kernel."""
-    return jnp.matmul(x.astype(self.dtype), self.kernel[rows].astype(self.dtype), preferred_element_type=jnp.float32)
+    return _product(x, self.kernel[rows], self.dtype)
 
   def __call__(self, x):
     return self.product(x) + self.bias
@@ -131,8 +136,7 @@ class Coupling(nn.Module):
     return self.final_layer(h)
 
   def _last_two(self, t, kernel):
-    return jnp.matmul(t.astype(self.dtype), self.final_layer.product(kernel).astype(self.dtype),
-                      preferred_element_type=jnp.float32)
+    return _product(t, self.final_layer.product(kernel), self.dtype)
 
   def fold(self):
     """The folded.Net of evaluation."""

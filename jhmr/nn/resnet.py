@@ -109,7 +109,7 @@ class ResNet(nn.Module):
       for i in range(count):
         x = block(arch.width * 2 ** stage, arch.strides[stage] if i == 0 else 1, arch.expansion, self.axis_name,
                   self.dtype, name=f"layer{stage + 1}_{i}")(x, train)
-    x = x.astype(jnp.float32)
+    x = x.astype(jnp.promote_types(x.dtype, jnp.float32))
     mean = jnp.mean(x, axis=(1, 2))
     if not arch.locate:
       return mean

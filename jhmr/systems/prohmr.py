@@ -40,7 +40,7 @@ CHOICES = {"backbone": resnet.ARCHITECTURES, "dtype": ("float32", "bfloat16"),
 MODEL_JOINTS = ("prohmr44", "spin49")  # which regressors give the model's joints; named alike, the first 44 of each
 NUM_JOINTS = 44
 PELVIS = joints.index("prohmr44", "pelvis")
-POSE_NOISE = 0.005  # standard deviation added to the 6D of known poses
+POSE_NOISE = 0.005  # added to the 6D of known poses, which never change in some joints. Source: authors' code
 DIM = 24 * 6
 
 
@@ -188,31 +188,36 @@ def known_poses(batch):
   return from_pose(jnp.concatenate([batch["global_orient"], batch["body_pose"]], axis=1))
 
 
-def noisy(key, x):
-  """What the density is taught in place of 6D poses x, which never change in some joints.
+class Draws(NamedTuple):
+  """What a training pass draws, for B images and N random bodies of each."""
+  z: jax.Array        # [B, N, 144] latents
+  noise: jax.Array    # [B, 1, 144] on the known poses, before POSE_NOISE
+  dropout: jax.Array  # [3] keys, one for each call of the flow
 
-  Source: ProHMR, authors' `models/prohmr.py:compute_loss`.
-  """
-  return x + POSE_NOISE * jax.random.normal(key, x.shape)
+
+def draw(key, size, num_random):
+  """The Draws of a training pass."""
+  z, noise, *dropout = jax.random.split(key, 5)
+  return Draws(jax.random.normal(z, (size, num_random, DIM)), jax.random.normal(noise, (size, 1, DIM)),
+               jnp.stack(dropout))
 
 
-def bodies(nets, num_random, params, stats, batch, assets, key):
-  """A training pass: S = 1 + num_random bodies of each image, the mode first, and the density of the known pose.
+def bodies(nets, params, stats, batch, assets, draws):
+  """A training pass: S = 1 + N bodies of each image, the mode first, and the density of the known pose.
 
   Returns:
     (pose [B, S, 24, 3, 3], six_d [B, S, 24, 6], betas [B, 10], camera [B, 3], log_prob [B], new moments).
   """
-  z_key, noise_key, *drop = jax.random.split(key, 5)
   context, betas, cam, moments = look(nets, params, stats, batch["image"], assets["mean"], True)
   run = functools.partial(train_flow, nets, params)
-  flow_stats, size, made = stats["flow"], context.shape[0], []
-  if num_random:
-    made, flow_stats = run(flow_stats, jax.random.normal(z_key, (size, num_random, DIM)), context, drop[0], "sample")
+  flow_stats, made = stats["flow"], []
+  if draws.z.shape[1]:
+    made, flow_stats = run(flow_stats, draws.z, context, draws.dropout[0], "sample")
     made = [made]
-  mode, flow_stats = run(flow_stats, jnp.zeros((size, 1, DIM)), context, drop[1], "sample")
-  known = noisy(noise_key, known_poses(batch)[:, None])
+  mode, flow_stats = run(flow_stats, jnp.zeros_like(draws.noise), context, draws.dropout[1], "sample")
+  known = known_poses(batch)[:, None] + POSE_NOISE * draws.noise
   labelled = batch["mask"] * batch["has_pose"]  # they alone count in batch norm, as if the others were not there
-  log_prob, flow_stats = run(flow_stats, known, context, drop[2], "log_prob", weight=labelled)
+  log_prob, flow_stats = run(flow_stats, known, context, draws.dropout[2], "log_prob", weight=labelled)
   pose, six_d = to_pose(jnp.concatenate([mode, *made], axis=1))
   return pose, six_d, betas, cam, log_prob[:, 0], {"backbone": moments, "flow": flow_stats}
 
@@ -223,7 +228,8 @@ def fresh_state(nets, critic, txs, rng, batch, mean):
   backbone = nets.backbone.init(keys["backbone"], batch["image"], False)
   context = nets.backbone.apply(backbone, batch["image"], False)
   head = nets.head.init(keys["head"], context, mean["betas"], mean["camera"])
-  x = noisy(keys["noise"], known_poses(batch))
+  x = known_poses(batch)
+  x = x + POSE_NOISE * jax.random.normal(keys["noise"], x.shape)
   flow = nets.flow.init(keys["flow"], x[:1, None], context[:1])
   start = actnorm_from_data(nets.flow, flow, x, batch["mask"] * batch["has_pose"], context)
   params = {"net": {"backbone": backbone["params"], "flow": start, "head": head["params"]}}
@@ -278,7 +284,8 @@ def build(config):
     return start(rng, {name: batch[name] for name in seen}, assets["mean"])
 
   def net_loss(params, stats, critic_params, batch, assets, totals, key):
-    pose, six_d, betas, cam, log_prob, stats = bodies(nets, num_random, params, stats, batch, assets, key)
+    draws = draw(key, batch["image"].shape[0], num_random)
+    pose, six_d, betas, cam, log_prob, stats = bodies(nets, params, stats, batch, assets, draws)
     terms = terms_of(pose, six_d, betas, cam, log_prob, batch, assets, weights, config.model_joints, totals)
     fakes = pose, jnp.broadcast_to(betas[:, None], (*pose.shape[:2], betas.shape[-1]))
     if critic:

@@ -73,18 +73,47 @@ def numbers(shapes, seed=0):
     value = rng.normal(scale=0.05, size=shape).astype(np.float32)
     if key.endswith("running_var"):
       value = np.exp(value)
-    elif key.endswith("initialized"):
-      value = np.array(True)
-    elif key.endswith("num_batches_tracked"):
-      value = np.array(7)
-    elif key.endswith("_features"):
-      odd = (int(key.split(".")[4]) // 3 + key.endswith("transform_features")) % 2
-      value = np.arange(odd, 144, 2)
-    arrays[key] = value
-  if "flow.fc_head.init_cam" in arrays:
-    arrays |= {"flow.fc_head.init_cam": np.array([[[0.9, 0.0, 0.0]]], np.float32),
-               "flow.fc_head.init_betas": np.zeros((1, 1, 10), np.float32)}
+    arrays[key] = _constant(key, value)
   return arrays
+
+
+def trained(shapes, seed=0):
+  """{key: array} of numbers of the size training leaves: activations neither vanish nor explode, the flow's poses lie
+  about the rest pose. From a stream that NumPy promises never to change, so that what was recorded with them holds."""
+  rng, arrays = np.random.RandomState(seed), {}
+  for key, shape in shapes.items():
+    middle, size = _range(key, shape)
+    arrays[key] = _constant(key, (middle + size * rng.uniform(-1, 1, shape)).astype(np.float32))
+  first = "flow.flow._transform._transforms.0"
+  rest = np.tile(np.array([1, 0, 0, 0, 1, 0], np.float32), 24)
+  arrays[f"{first}.shift"] -= np.exp(arrays[f"{first}.log_scale"]) * rest
+  return arrays
+
+
+def _range(key, shape):
+  """(middle, half width) of the random numbers of a key."""
+  layer, kind = key.split(".")[-2:] if "." in key else ("", key)
+  if kind == "weight" and len(shape) > 1:
+    gain = 6.0 if key.startswith("backbone.") else 0.02 if "fc_head.layers.2" in key else 1.5
+    return 0.0, (gain / np.prod(shape[1:])) ** 0.5
+  if kind == "weight":  # of a batch norm; the last one of a block is small, or sixteen blocks would add up
+    return (0.2, 0.1) if layer == "bn3" else (1.0, 0.3)
+  first = key.endswith("_transforms.0.log_scale")  # poses lie within 1 / e of the middle, latents within 1
+  return {"running_var": (1.0, 0.5), "log_scale": (float(first), 0.3), "unconstrained_upper_diag": (0.5, 0.3),
+          "lower_entries": (0.0, 0.04), "upper_entries": (0.0, 0.04)}.get(kind, (0.0, 0.1 if "fc_head" in key else 0.3))
+
+
+def _constant(key, value):
+  """The value of a key that is not random, else `value`."""
+  if key.endswith("initialized"):
+    return np.array(True)
+  if key.endswith("num_batches_tracked"):
+    return np.array(7)
+  if key.endswith("_features"):
+    odd = (int(key.split(".")[4]) // 3 + key.endswith("transform_features")) % 2
+    return np.arange(odd, 144, 2)
+  return {"flow.fc_head.init_cam": np.array([[[0.9, 0.0, 0.0]]], np.float32),
+          "flow.fc_head.init_betas": np.zeros((1, 1, 10), np.float32)}.get(key, value)
 
 
 def _linear(name, inputs, outputs):
