@@ -2,9 +2,9 @@
 
 Paper: Kolotouros, Pavlakos, Jayaraman, Daniilidis, "Probabilistic Modeling for Human Mesh Recovery", ICCV 2021. An
 image encoder gives a context c; a flow maps z ~ N(0, I) to the 24 rotations, as 6D, given c. Training minimises
-L = L_nll + L_exp + L_mode + L_orth, weighted (Eq. 9): the likelihood of poses that are known (Eq. 5), a regressor's losses
-on the mode z = 0 (Eq. 8) and, weaker, on random samples (Eq. 7), both with a critic that has seen real poses, and columns
-that are orthonormal (section 3.4).
+L = L_nll + L_exp + L_mode + L_orth, weighted (Eq. 9): the likelihood of poses that are known (Eq. 5), a regressor's
+losses on the mode z = 0 (Eq. 8) and, weaker, on random samples (Eq. 7), both with a critic that has seen real poses,
+and columns that are orthonormal (section 3.4).
 Predicts: the mode; samples and densities through `System.latent`.
 
 Reductions are the authors': sums over joints and coordinates, divided by the number of images, labelled or not; the
