@@ -1,5 +1,6 @@
 """Eight fake CPU devices, programs compiled quickly and kept, and warnings of ours as errors."""
 
+import importlib.metadata
 import os
 import pathlib
 
@@ -10,7 +11,10 @@ import pytest
 os.environ.setdefault("JAX_PLATFORMS", "cpu")
 os.environ.setdefault("NPROC", "16")
 os.environ.setdefault("JAX_DISABLE_MOST_OPTIMIZATIONS", "1")  # most of the tests' time is compiling: a third less
-os.environ["XLA_FLAGS"] = os.environ.get("XLA_FLAGS", "") + " --xla_force_host_platform_device_count=8"
+_flags = "--xla_force_host_platform_device_count=8"
+if importlib.metadata.version("jaxlib").startswith("0.10."):  # a flag that does not exist ends the process
+  _flags += " --xla_cpu_use_fusion_emitters=false"  # these take more than half of the time of compiling
+os.environ["XLA_FLAGS"] = f"{os.environ.get('XLA_FLAGS', '')} {_flags}"
 CACHE = pathlib.Path(__file__).parent.parent / ".cache"
 os.environ.setdefault("JAX_COMPILATION_CACHE_DIR", str(CACHE / "jax"))
 os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS", "0.3")
