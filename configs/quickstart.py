@@ -38,7 +38,7 @@ def get_config(mode="full"):
       net=dict(backbone="resnet_tiny", hidden=256, dtype="float32", batch_norm="device", remat=False,
                flow=dict(blocks=4, hidden=256, depth=2, dropout=0.0, legacy_lu=False)),
       optim=dict(name="adamw", learning_rate=1e-3, schedule="cosine", warmup="200 steps", decay_every="",
-                 decay=0.1, weight_decay=1e-4, clip_norm=2.0),
+                 decay=0.1, weight_decay=1e-4, clip_norm=50.0),
       critic_optim=dict(name="adamw", learning_rate=1e-4, weight_decay=1e-4),
       weights=dict(keypoints2d_mode=0.01, keypoints2d_exp=0.001, keypoints3d_mode=0.05, keypoints3d_exp=0.0,
                    global_orient_mode=0.001, global_orient_exp=0.0, body_pose_mode=0.001, body_pose_exp=0.0,
