@@ -49,7 +49,7 @@ class Trained(NamedTuple):
 class Study(NamedTuple):
   """What a module of `jhmr.studies` gives."""
   runs: tuple       # modes of the config file
-  measured: dict    # name -> function of `load`, which opens a run -> {name: array [N, ...] or (numerator, denominator)}
+  measured: dict    # name -> function of `load`, which opens a run -> {name: [N, ...] or (numerator, denominator)}
   tables: object    # {name: what was measured} -> [Table]
   claims: object    # {name: what was measured} -> [Claim]
   figure: object    # {name: what was measured} -> uint8 [H, W, 3]

@@ -31,7 +31,8 @@ def test_pieces_are_put_together_image_by_image():
   _, context = inputs(NET, images=2)
   projected, betas, cam = run(NET, "project", variables, context), jnp.zeros((2, 10)), jnp.asarray([[0.9, 0, 0]] * 2)
   sampler, key = fast_sampling.prepare(NET, variables, body), jax.random.key(0)
-  drawn = jax.jit(fast_sampling.draw, static_argnames=("num", "rows"))(sampler, projected, betas, cam, key, num=6, rows=4)
+  draw = jax.jit(fast_sampling.draw, static_argnames=("num", "rows"))
+  drawn = draw(sampler, projected, betas, cam, key, num=6, rows=4)
   assert drawn.keypoints.shape == (2, 6, 44, 3) and drawn.projected.shape == (2, 6, 44, 2)
   for piece in range(3):
     z = fast_sampling.latents(key, piece, (2, 2, NET.dim))

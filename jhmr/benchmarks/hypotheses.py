@@ -80,7 +80,7 @@ def flops_per_item(net, setting):
 
 
 def runner(net, setting, num, seed=0):
-  """A function of no arguments: what it draws for the images of the setting, a fast_sampling.Drawn. Folds the flow first."""
+  """A function of no arguments: what it draws for the setting's images, a fast_sampling.Drawn. Folds the flow first."""
   sampler = fast_sampling.prepare(net, setting.flow, setting.body)
 
   @jax.jit

@@ -7,7 +7,8 @@ Paper: Kolotouros et al., "Probabilistic Modeling for Human Mesh Recovery", ICCV
 import functools
 
 import jax
-from jhmr import evaluate, fit_files, fit_scores, hypothesis_pass, hypothesis_report, intervals, metrics, parallel, study
+from jhmr import (evaluate, fit_files, fit_scores, hypothesis_pass, hypothesis_report, intervals, metrics, parallel,
+                  study)
 from jhmr.body import landmarks
 from jhmr.data import source as source_lib
 import numpy as np
