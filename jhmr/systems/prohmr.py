@@ -27,7 +27,7 @@ import jax.numpy as jnp
 from jhmr import losses, optim
 from jhmr.body import camera, joints, rotations, smpl
 from jhmr.errors import InputError
-from jhmr.nn import regressor, resnet
+from jhmr.nn import folded, regressor, resnet
 from jhmr.nn.critic import Critic, scores
 from jhmr.nn.flow import ConditionalGlow, actnorm_from_data, log_normal
 from jhmr.state import AXIS, Encoded, Latent, Prediction, System, TrainState
@@ -42,6 +42,7 @@ NUM_JOINTS = 44
 PELVIS = joints.index("prohmr44", "pelvis")
 POSE_NOISE = 0.005  # added to the 6D of known poses, which never change in some joints. Source: authors' code
 DIM = 24 * 6
+MANY = 2 * DIM  # hypotheses for which the flow is worth folding: two thirds of the time for thousands
 
 
 def check(config):
@@ -252,7 +253,10 @@ def latent_of(nets):
 
   def decode(state, z, encoded, assets):
     del assets
-    x, log_det = flow(state, z, encoded.projected, method="inverse")
+    if z.shape[0] * z.shape[1] >= MANY:
+      x, log_det = folded.inverse(flow(state, method="fold"), z, encoded.projected)
+    else:
+      x, log_det = flow(state, z, encoded.projected, method="inverse")
     return (*to_pose(x), log_normal(z) - log_det)
 
   def log_prob(state, pose, encoded, assets):

@@ -134,6 +134,16 @@ def test_the_density_is_that_of_its_samples_and_highest_at_the_mode(made, batch,
   np.testing.assert_allclose(prediction.body_pose[:, 0], pose[:, 0, 1:], atol=1e-5)
 
 
+def test_many_hypotheses_are_those_of_few(made, batch, assets):
+  system, state = made
+  latent, z = system.latent, jax.random.normal(jax.random.key(2), (8, prohmr.MANY // 8, prohmr.DIM))
+  encoded = latent.encode(state, batch, assets)
+  decode = jax.jit(lambda z: latent.decode(state, z, encoded, assets))
+  many, few = decode(z), [decode(part) for part in jnp.split(z, 2, 1)]
+  for whole, *parts in zip(many, *few):
+    np.testing.assert_allclose(whole, np.concatenate(parts, 1), rtol=1e-5, atol=1e-4)
+
+
 def test_actnorm_starts_from_the_known_poses_alone(made, batch, assets):
   system, _ = made
   half = dict(batch, has_pose=np.arange(8, dtype=np.float32) % 2)
