@@ -57,6 +57,9 @@ def main(argv):
   state, mean = as_state(found), None
   if config:
     assets = assets_lib.load(config)
+    if config.body.startswith("mannequin"):
+      report.warn(f"the weights were trained with SMPL, but config.body is {config.body!r}: give --config.body="
+                  "SMPL_NEUTRAL.pkl, or betas and meshes will be those of the built-in body")
     state, mean = complete(found, config, assets), _mean(found, assets["mean"])
   write(args.out, state, config, mean)
   counted = ", ".join(f"{k} {sum(x.size for x in jax.tree.leaves(v)):,}" for k, v in state.params.items())

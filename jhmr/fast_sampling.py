@@ -2,7 +2,8 @@
 
 What depends on parameters alone is worked out once (`prepare`): triangular systems become one matrix, batch norms go
 into kernels, and keypoints come from a few dozen points that each follow one joint. What depends on the image alone is
-worked out once per image (`look`). The rest is done for `ROWS` hypotheses at a time, which fit into the cache.
+worked out once per image, by `ConditionalGlow.project`. The rest is done for `ROWS` hypotheses at a time, which fit
+into the cache.
 """
 
 import functools
@@ -59,10 +60,9 @@ def decode(sampler, z, projected, betas, cam):
 
 
 def piece_size(num_images, num, rows=None):
-  """Hypotheses of each image in one piece: about `rows` in all; a divisor of num."""
+  """Hypotheses of each image in one piece: at most `rows` in all, pieces of about equal size."""
   rows = rows or ROWS.get(jax.default_backend(), ROWS_ELSEWHERE)
-  pieces = -(-num_images * num // rows)
-  return num // next(p for p in range(min(pieces, num), num + 1) if num % p == 0)
+  return -(-num // min(-(-num_images * num // rows), num))
 
 
 def latents(key, piece, shape):
@@ -74,5 +74,5 @@ def draw(sampler, projected, betas, cam, key, num, rows=None):
   """`decode` of num random hypotheses of each image; num and rows are static, rows as in `piece_size`."""
   size, dim = piece_size(len(betas), num, rows), sampler.flow.shifts[0].shape[0]
   one = lambda piece: decode(sampler, latents(key, piece, (len(betas), size, dim)), projected, betas, cam)
-  pieces = jax.lax.map(one, jnp.arange(num // size))                                # leaves [pieces, B, size, ...]
-  return jax.tree.map(lambda x: jnp.moveaxis(x, 0, 1).reshape(x.shape[1], num, *x.shape[3:]), pieces)
+  pieces = jax.lax.map(one, jnp.arange(-(-num // size)))                            # leaves [pieces, B, size, ...]
+  return jax.tree.map(lambda x: jnp.moveaxis(x, 0, 1).reshape(x.shape[1], -1, *x.shape[3:])[:, :num], pieces)

@@ -15,7 +15,7 @@ import argparse
 import json
 import os
 
-from jhmr import command, evaluate, fit_files, fit_scores, files, report
+from jhmr import command, evaluate, fit_files, fit_scores, files, predict, report
 from jhmr.body import camera, joints, landmarks
 from jhmr.errors import InputError
 from jhmr.fitting import latent
@@ -61,6 +61,10 @@ def check(args):
     raise InputError("--images needs --keypoints, OpenPose JSON, or --multiview, a list of each person's images")
   if args.images and os.path.isdir(args.images) and args.keypoints and not os.path.isdir(args.keypoints):
     raise InputError(f"--keypoints {args.keypoints!r} is not a folder, but --images is: give the folder of keypoints")
+  if args.split and args.joint_set not in fit_scores.SETS:
+    raise InputError(f"--joint-set {args.joint_set!r}: a split's labels make {', '.join(fit_scores.SETS)}")
+  if args.out and args.images:
+    predict.check_out(args.out, args.images, args.keypoints)
   if args.split and args.multiview:
     raise InputError("with --split, --multiview takes no file: the split says which images show one person")
 
@@ -90,7 +94,8 @@ def main(argv):
   if args.out:
     os.makedirs(args.out, exist_ok=True)
     with files.whole(os.path.join(args.out, f"fit_{args.split}.json")) as f:
-      json.dump({"step": int(state.step), "options": options._asdict(), "rows": rows}, f, indent=2)
+      json.dump({"step": int(state.step), "keypoint_noise_px": args.keypoint_noise_px, "options": options._asdict(),
+                 "rows": rows}, f, indent=2)
 
 
 if __name__ == "__main__":

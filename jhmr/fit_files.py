@@ -7,6 +7,7 @@ with a JSON of the same settings is finished and is passed over when the command
 import json
 import os
 import time
+import zlib
 from typing import NamedTuple
 
 import cv2
@@ -20,6 +21,7 @@ import jax.numpy as jnp
 import numpy as np
 
 BATCH = 16
+ON_SHEET = 12  # pictures whose panels are kept for the sheet of all
 METHODS = ("regression", "fit")       # axis 0 of everything that is written
 VIEW_METHODS = ("regression", "refined")
 _forward = jax.jit(smpl.forward)
@@ -61,7 +63,19 @@ def find_jobs(image_paths, keypoints, set_name):
                    "skipped")
       else:
         jobs.append(Job(name, path, person))
+  predict.check_names(job.name for job in jobs)
   return jobs, bad
+
+
+def settings_of(args, state, *inputs):
+  """What decides the files of a person, besides the code: is_done compares it.
+
+  Args:
+    inputs: arrays or texts of this person.
+  """
+  seen = zlib.crc32(b"".join(x.tobytes() if isinstance(x, np.ndarray) else str(x).encode() for x in inputs))
+  return {"workdir": os.path.abspath(args.workdir), "step": int(state.step), "body": args.body or "", "inputs": seen,
+          "meshes": not args.no_meshes, "pictures": not args.no_pictures}
 
 
 def is_done(out, name, settings):
@@ -94,6 +108,9 @@ def fit_program(system, options):
 
   people: {"crop" [P, S, S, 3] uint8, "keypoints" [P, K, 3], "box_center_px", "box_size_px", "image_size"}.
   """
+  # Of many evaluations the lowest is kept; a joint fit has but two, and may end higher for one person.
+  reached = (lambda losses: losses[:, -1]) if options.mode == "joint" else (lambda losses: jnp.nanmin(losses, 1))
+
   @jax.jit
   def run(state, people, assets, body):
     encoded = system.latent.encode(state, {"image": images_lib.normalize(people["crop"])}, assets)
@@ -107,7 +124,7 @@ def fit_program(system, options):
     center = targets.center_px if options.full_frame else people["box_center_px"]
     return {"z": z, "pose": decode(z, encoded), "betas": jnp.stack([encoded.betas, fit.betas], 1),
             "transl_m": jnp.stack([start, fit.translation], 1), "focal_px": targets.focal_px * scale,
-            "center_px": center, "objective": jnp.stack([fit.losses[:, 0], jnp.min(fit.losses, 1)], 1),
+            "center_px": center, "objective": jnp.stack([fit.losses[:, 0], reached(fit.losses)], 1),
             "reprojection_px": fit.pixels * scale[:, None]}
 
   return run
@@ -149,9 +166,9 @@ def picture(person, vertices, faces, values):
 
 def fit_images(args, options, config, system, state, assets, body):
   """Fits everybody whom --images and --keypoints name and who is not in --out yet."""
-  settings = {"workdir": os.path.abspath(args.workdir), "step": int(state.step), **options._asdict()}
   jobs, bad = find_jobs(predict.find_images(args.images), args.keypoints, options.joint_set)
-  todo = [job for job in jobs if not is_done(args.out, job.name, settings)]
+  settings = {job.name: settings_of(args, state, job.path, job.keypoints) | options._asdict() for job in jobs}
+  todo = [job for job in jobs if not is_done(args.out, job.name, settings[job.name])]
   if len(todo) < len(jobs):
     report.say(f"{len(jobs) - len(todo)} of {len(jobs)} people are in {args.out} already")
   _warn(bad)
@@ -163,10 +180,11 @@ def fit_images(args, options, config, system, state, assets, body):
     bad += wrong
     if group:
       os.makedirs(args.out, exist_ok=True)
-      results = jax.device_get(run(state, _padded(group), assets, body))
+      results = jax.device_get(run(state, _padded(group, options.mode), assets, body))
       for i, (name, person) in enumerate(group):
         values, vertices = outputs({k: v[i] for k, v in results.items()}, person, assets)
-        rows.append(write_person(args.out, name, values, vertices, faces, person, settings, args))
+        panels = write_person(args.out, name, values, vertices, faces, person, settings[name], args)
+        rows += [panels] if len(rows) < ON_SHEET else []
     written += len(group)
     _progress(min(first + BATCH, len(todo)), len(todo), began)
   if not written:
@@ -196,9 +214,9 @@ def _read(jobs, image_size, set_name):
   return people, bad
 
 
-def _padded(group):
-  """The arrays of a whole batch; those who fill it up have no confident keypoint."""
-  people = [person for _, person in group] + [group[0][1]] * (BATCH - len(group))
+def _padded(group, mode):
+  """The arrays of a whole batch; those who fill it up have no confident keypoint, and are in no joint problem."""
+  people = [person for _, person in group] + [group[0][1]] * (BATCH - len(group) if mode == "vmap" else 0)
   arrays = {k: np.stack([p[k] for p in people]) for k in
             ("crop", "keypoints", "box_center_px", "box_size_px", "image_size")}
   arrays["keypoints"][len(group):, :, 2] = 0
@@ -208,13 +226,15 @@ def _padded(group):
 def refine_groups(args, config, system, state, assets):
   """Refines the people that --multiview lists, each from all their pictures in --images."""
   groups = keypoint_files.read_groups(args.multiview)
-  settings = {"workdir": os.path.abspath(args.workdir), "step": int(state.step), "mode": args.mode,
-              "num_steps": args.num_steps or 0, "multiview": True}
   boxes = predict.read_boxes(args.boxes) if args.boxes else {}
+  how = {"mode": args.mode, "num_steps": args.num_steps or 0, "multiview": True}
+  settings = {name: how | settings_of(args, state, *views, *(boxes.get(v, "") for v in views), args.keypoints)
+              for name, views in groups.items()}
+  predict.check_names(f"{name}_{v}" for name, views in groups.items() for v in range(len(views)))
   num_views = max(map(len, groups.values()))
   run, began, rows, bad, written = refine_program(system, args.mode, args.num_steps), time.monotonic(), [], [], 0
   todo = {name: views for name, views in groups.items()
-          if not all(is_done(args.out, f"{name}_{v}", settings) for v in range(len(views)))}
+          if not all(is_done(args.out, f"{name}_{v}", settings[name]) for v in range(len(views)))}
   for i, (name, views) in enumerate(todo.items()):
     try:
       people = [_view(args, os.path.join(args.images, v), boxes, config.image_size) for v in views]
@@ -225,8 +245,9 @@ def refine_groups(args, config, system, state, assets):
     crops = np.stack([p["crop"] for p in people] + [people[0]["crop"]] * (num_views - len(people)))
     results = jax.device_get(run(state, crops, (np.arange(num_views) < len(people)).astype(np.float32), assets))
     os.makedirs(args.out, exist_ok=True)
-    rows += [_write_view(args, f"{name}_{v}", {k: x[v] for k, x in results.items()}, person, assets, settings)
-             for v, person in enumerate(people)]
+    panels = [_write_view(args, f"{name}_{v}", {k: x[v] for k, x in results.items()}, person, assets, settings[name])
+              for v, person in enumerate(people)]
+    rows += panels if len(rows) < ON_SHEET else []
     written += 1
     _progress(i + 1, len(todo), began)
   if not written and todo:
@@ -244,7 +265,10 @@ def _view(args, path, boxes, image_size):
       raise InputError(f"{path!r} has no person with {keypoint_files.FEWEST} confident keypoints")
     return crop_of(path, *keypoint_files.box(people[0]), image_size)
   known = {os.path.basename(path): boxes[os.path.basename(path)]} if os.path.basename(path) in boxes else None
-  return next(iter(predict.people_of(path, known, image_size)))
+  person = next(iter(predict.people_of(path, known, image_size)), None)
+  if person is None:
+    raise InputError(f"{path!r} has no box in {args.boxes!r}")
+  return person
 
 
 def refine_program(system, mode, num_steps):
@@ -281,7 +305,7 @@ def _progress(done, total, began):
 
 
 def _sheet(args, rows, methods):
-  rows = [row for row in rows if row][:12]
+  rows = [row for row in rows if row][:ON_SHEET]
   if rows:
     labels = ["input", methods[0], "", methods[1], ""] * len(rows)
     pictures.write(os.path.join(args.out, "all.png"), draw.grid([p for r in rows for p in r], columns=5, labels=labels))

@@ -13,7 +13,15 @@ import jax.numpy as jnp
 import numpy as np
 
 SHOWN = ("mpjpe_mm", "pa_mpjpe_mm")
+def _made_of_labels(set_name):
+  try:
+    return bool(joints.mapping("spin49", set_name))
+  except ValueError:
+    return False
+
+
 METHODS = ("mode", "fit")
+SETS = tuple(name for name in joints.SETS if _made_of_labels(name))  # keypoints that labels have
 VIEW_METHODS = ("single view", "rotation averaging", "refined")
 COLUMNS = ("split", "method", "people", *(c for name in SHOWN for c in (name, "95 % of " + name)))
 
@@ -101,6 +109,8 @@ def keypoint_errors(config, system, state, assets, body, name, noise_px, options
 def by_person(person, keep):
   """Positions [P, V] of each person's views among N examples, and the mask [P, V] of views that exist."""
   ids = [np.flatnonzero((person == p) & (keep > 0)) for p in np.unique(person[keep > 0])]
+  if not ids:
+    raise InputError("nobody in this split has a pose label: choose another --split")
   width = max(map(len, ids))
   return (np.stack([np.pad(i, (0, width - len(i)), mode="edge") for i in ids]),
           np.stack([np.arange(width) < len(i) for i in ids]).astype(np.float32))

@@ -73,6 +73,22 @@ def find_images(path):
   return found
 
 
+def check_out(out, *inputs):
+  """Raises InputError when results would be written among the files they are made from, whose names they share."""
+  for path in filter(None, inputs):
+    folder = path if os.path.isdir(path) else os.path.dirname(os.path.abspath(path))
+    if os.path.realpath(folder) == os.path.realpath(out):
+      raise InputError(f"--out {out!r} is the folder of {path!r}, whose files would be replaced: give another --out")
+
+
+def check_names(names):
+  """Raises InputError when two people would be written to the same files, or one to those of the sheet of all."""
+  names = list(names)
+  if odd := sorted({n for n in names if names.count(n) > 1}) if len(set(names)) < len(names) else [
+      n for n in names if n == "all"]:
+    raise InputError(f"the files of {odd[0]!r} would be written twice: rename one of the images of that name")
+
+
 def people_of(path, boxes, image_size):
   """One record a person: name, crop and where the crop lies in the image."""
   image = read_image(path)
@@ -100,6 +116,7 @@ def from_files(args, image_size):
     raise InputError(bad[0] if bad else f"no file of {args.images!r} has a box in {args.boxes!r}: names must match")
   for line in bad:
     print(f"warning: {line}", file=sys.stderr)
+  check_names(p["name"] for p in people)
   return people
 
 
@@ -186,6 +203,9 @@ def parse(argv):
 
 def check(args):
   """Raises InputError for what can be seen to be wrong before anything is loaded."""
+  check_out(args.out, args.images)
+  if args.num < 1 or (args.focal is not None and not args.focal > 0):
+    raise InputError("--num is 1 or more, --focal is positive")
   if args.num_samples is not None and args.num_samples < 1:
     raise InputError(f"--num-samples is {args.num_samples}: give 1 (the mode alone) or more")
   if not 0 <= args.seed < 2**32:

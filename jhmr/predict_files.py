@@ -4,7 +4,7 @@ import json
 import os
 
 import cv2
-from jhmr import pictures
+from jhmr import files, pictures
 from jhmr.body import camera, draw, mesh, smpl
 import jax
 import numpy as np
@@ -43,8 +43,9 @@ def write_person(out, person, found, assets, args):
   values = outputs(person, prediction, assets, args.focal)
   if args.num_samples:
     values |= {"z": found.z, "shown": found.shown}
-  np.savez_compressed(stem + ".npz", **values)
-  with open(stem + ".json", "w") as f:
+  with files.whole(stem + ".npz", "wb") as f:
+    np.savez_compressed(f, **values)
+  with files.whole(stem + ".json") as f:
     json.dump({"image": person["image"]} | {k: _rounded(v) for k, v in _for_json(values, args).items()}, f)
   faces = np.asarray(assets["surface"].faces)
   if not args.no_meshes:
@@ -88,8 +89,8 @@ def write_walk(out, person, found, prediction, z, assets, args):
   values = outputs(person, jax.tree.map(lambda x: x.reshape(-1, *x.shape[2:]), prediction), assets, args.focal)
   legs = lambda v: np.reshape(v, (*z.shape[:2], *np.shape(v)[1:]))
   single = ("focal_px", "box_center_px", "box_size_px", "image_size")
-  np.savez_compressed(stem + ".npz", z=z, shown=found.shown,
-                      **{k: v if k in single else legs(v) for k, v in values.items()})
+  with files.whole(stem + ".npz", "wb") as f:
+    np.savez_compressed(f, z=z, shown=found.shown, **{k: v if k in single else legs(v) for k, v in values.items()})
   if not args.no_pictures:
     names = ["mode", *(f"sample {s}" for s in found.shown[1:])]
     faces = np.asarray(assets["surface"].faces)

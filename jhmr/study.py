@@ -14,9 +14,10 @@ import os
 import pkgutil
 import subprocess
 import sys
+import zlib
 from typing import NamedTuple
 
-from jhmr import checkpoint, command, evaluate, files, intervals, pictures, report
+from jhmr import checkpoint, command, evaluate, files, hypothesis_report, intervals, pictures, report
 from jhmr.errors import InputError
 import numpy as np
 
@@ -49,6 +50,7 @@ class Trained(NamedTuple):
 class Study(NamedTuple):
   """What a module of `jhmr.studies` gives."""
   runs: tuple       # modes of the config file
+  settings: dict    # numbers that what is measured depends on
   measured: dict    # name -> function of `load`, which opens a run -> {name: [N, ...] or (numerator, denominator)}
   tables: object    # {name: what was measured} -> [Table]
   claims: object    # {name: what was measured} -> [Claim]
@@ -91,19 +93,25 @@ def load_run(workdir):
 
 
 def measure(name, study, homes, workdir):
-  """What study.measured says of every image; read from the workdir when the runs have not changed since."""
-  steps = {run: checkpoint.choose(home)[0] for run, home in homes.items()}
+  """What study.measured says of every image; read from the workdir when neither runs nor settings changed since."""
+  made_of = json.dumps({"settings": study.settings} | {run: _checksums(home) for run, home in homes.items()})
   path = os.path.join(workdir, "measured", f"{name}.npz")
   if os.path.exists(path):
     with np.load(path, allow_pickle=False) as f:
-      if str(f["steps"]) == str(steps):
-        return unpacked({k: f[k] for k in f.files if k != "steps"})
+      if str(f["made_of"]) == made_of:
+        return unpacked({k: f[k] for k in f.files if k != "made_of"})
   report.say(f"measuring: {name}")
   rows = study.measured[name](lambda run: load_run(homes[run]))
   os.makedirs(os.path.dirname(path), exist_ok=True)
   with files.whole(path, "wb") as f:
-    np.savez_compressed(f, steps=str(steps), **packed(rows))
+    np.savez_compressed(f, made_of=made_of, **packed(rows))
   return rows
+
+
+def _checksums(home):
+  """What tells one trained state from another: the listing of its checkpoint's files."""
+  with open(os.path.join(home, "checkpoints", str(checkpoint.choose(home)[0]), "files.json"), "rb") as f:
+    return zlib.crc32(f.read())
 
 
 def packed(rows):
@@ -136,8 +144,7 @@ def claims_table(claims):
 
 def cell(samples):
   """'71.3 [69.9, 72.8]' of samples [1 + resamples]."""
-  found = intervals.interval(samples)
-  return f"{found['value']:.4g} [{found['low']:.4g}, {found['high']:.4g}]"
+  return hypothesis_report.cell({k: v if np.isfinite(v) else None for k, v in intervals.interval(samples).items()})
 
 
 def markdown(tables):

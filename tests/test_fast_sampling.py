@@ -41,6 +41,6 @@ def test_pieces_are_put_together_image_by_image():
 
 
 @pytest.mark.parametrize("images, num, rows, size", [(1, 4096, 512, 512), (1, 7, 512, 7), (64, 16, 512, 8),
-                                                     (1, 6, 4, 3), (64, 4, 8, 1), (1, 7, 3, 1)])
-def test_piece_sizes_divide_the_number(images, num, rows, size):
+                                                     (1, 6, 4, 3), (64, 4, 8, 1), (1, 7, 3, 3), (1, 4099, 512, 456)])
+def test_pieces_are_nearly_equal(images, num, rows, size):
   assert fast_sampling.piece_size(images, num, rows) == size

@@ -19,6 +19,8 @@ def rigid_body(body, set_names):
   part = smpl.sub_body(body, set_names)
   rows, skin, template, blend = (np.asarray(x, np.float64)
                                  for x in (part.landmarks, part.skin_weights, part.template, part.blend_dirs))
+  if not len(rows):
+    return part
   means, joint, landmark, weight = _points(rows, skin)
   blend = blend.reshape(len(blend), 3, -1) @ means.T
   count = np.arange(len(weight))

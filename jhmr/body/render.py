@@ -14,7 +14,7 @@ import jax.numpy as jnp
 from jhmr.body import camera
 from jhmr.body import mesh
 from jhmr.body import raster
-from jhmr.body.raster import BACKGROUND_M, NEAR_M, Windows, choose_windows  # one place to look for callers
+from jhmr.body.raster import BACKGROUND_M, NEAR_M, Windows, choose_windows  # noqa: F401, callers look here
 
 
 @struct.dataclass

@@ -71,10 +71,12 @@ def read_groups(path):
         for row in csv.DictReader(f):
           groups.setdefault(row["person"], []).append(row["image"])
       else:
-        groups = {str(k): [str(name) for name in v] for k, v in json.load(f).items()}
+        groups = {str(k): v if isinstance(v, list) else [v, None] for k, v in json.load(f).items()}
   except (OSError, ValueError, TypeError, KeyError, AttributeError) as error:
     raise InputError(f"groups {path!r} cannot be read ({type(error).__name__}: {error}): give JSON like "
                      '{"anna": ["anna_left.jpg", "anna_right.jpg"]}, or a CSV with columns person and image') from error
+  if odd := [k for k, v in groups.items() if not all(isinstance(name, str) for name in v)]:
+    raise InputError(f"groups {path!r}: {odd[0]!r} needs a list of picture names")
   if not groups or not all(groups.values()):
     raise InputError(f"groups {path!r} name no pictures, or a person without any: list at least one a person")
   return groups

@@ -131,7 +131,7 @@ class Coupling(nn.Module):
         h = h + linear(i, 1)(t)
       else:
         # Only the last layer reads this sum, so the product of both kernels, made once, saves one product of
-        # hidden x hidden for each sample: a quarter of the arithmetic. It pays from about `half` samples on.
+        # hidden x hidden for each sample: a quarter of the arithmetic. It pays for a few times `half` samples.
         return self.final_layer(h + linear(i, 1).bias) + self._last_two(t, linear(i, 1).kernel)
     return self.final_layer(h)
 

@@ -31,8 +31,9 @@ def image_errors(run, split, load):
     found = metrics.per_example(trained.system.predict(state, batch, assets), batch, assets)
     return found, batch["mask"] * batch["has_pose"]
 
-  count = trained.config.eval_batches or opened.num_batches
+  count = min(trained.config.eval_batches or opened.num_batches, opened.num_batches)
   parts = [jax.device_get(of_batch(trained.state, opened.batch(i), trained.assets)) for i in range(count)]
+  opened.close()
   return {m: np.concatenate([values[m][keep > 0] for values, keep in parts]) for m in ERRORS}
 
 
@@ -43,7 +44,9 @@ def hypotheses(split, load):
   assets = trained.assets | {"hypothesis_body": hypothesis_pass.body_of(trained.assets)}
   opened = evaluate.open_splits(trained.config, assets, mapper, (split,), ("visible",))[split]
   score = hypothesis_pass.make_scorer(mapper, trained.system, NUM_HYPOTHESES)
-  return score(mapper.replicate(trained.state), opened.batches, mapper.replicate(assets))
+  rows = score(mapper.replicate(trained.state), opened.batches, mapper.replicate(assets))
+  opened.close()
+  return rows
 
 
 def keypoint_fits(noise_px, load):
@@ -146,6 +149,7 @@ def figure(found):
 
 STUDY = study.Study(
     runs=("hmr", "prohmr", "prohmr_without_mode"),
+    settings={"hypotheses": NUM_HYPOTHESES, "noise_px": NOISE_PX, "keypoints": SET},
     measured={f"{run}_{split}": functools.partial(image_errors, run, split)
               for run in ("hmr", "prohmr", "prohmr_without_mode") for split in ("val", "val_occluded")} | {
                   "hypotheses_val": functools.partial(hypotheses, "val"),

@@ -52,6 +52,8 @@ def check(config):
       raise InputError(f"config.net.{field} is {config.net[field]!r}: use one of {', '.join(choices)}")
   if config.model_joints not in MODEL_JOINTS:
     raise InputError(f"config.model_joints is {config.model_joints!r}: use one of {', '.join(MODEL_JOINTS)}")
+  if odd := [name for name in ("blocks", "hidden", "depth") if config.net.flow[name] < 1]:
+    raise InputError(f"config.net.flow.{odd[0]} is {config.net.flow[odd[0]]}: give 1 or more")
   if config.train_samples < 1:
     raise InputError(f"config.train_samples is {config.train_samples}: give 1 (the mode alone) or more")
   if odd := sorted(set(config.weights) ^ set(TERMS)):
