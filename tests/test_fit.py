@@ -2,6 +2,7 @@
 
 import functools
 import json
+import types
 from typing import Any, NamedTuple
 
 import cv2
@@ -11,7 +12,7 @@ import pytest
 
 from fitting import fake_latent
 from jhmr import assets as assets_lib
-from jhmr import evaluate, fit, fit_scores
+from jhmr import evaluate, fit, fit_files, fit_scores
 from jhmr.body import camera, smpl
 from jhmr.errors import InputError
 from jhmr.state import TrainState
@@ -167,6 +168,8 @@ def test_views_of_a_person_are_found_wherever_they_are():
     (["--images", "{photos}", "--out", "{out}", "--multiview", "{photos}/a.png"], "groups"),
     (["--split", "vall", "--out", "{out}"], "vall"),
     (["--split", "val", "--keypoint-noise-px", "-1"], "negative"),
+    (["--split", "val", "--joint-set", "smplx45"], "labels make"),
+    (["--images", "{photos}", "--out", "{photos}", "--keypoints", "{photos}"], "would be replaced"),
 ])
 def test_wrong_input_is_one_line_and_writes_nothing(run, photos, tmp_path, arguments, said):
   if said == "absent.png":
@@ -181,6 +184,25 @@ def test_a_run_without_a_density_is_one_line(run, monkeypatch):
   monkeypatch.setattr(evaluate, "load_run", lambda *a: (loaded()[0], FakeSystem(None), *loaded()[2:]))
   with pytest.raises(InputError, match="density"):
     run("--split", "val")
+
+
+def test_groups_of_another_kind_are_one_line(tmp_path):
+  from jhmr.fitting import keypoint_files
+  (tmp_path / "g.json").write_text('{"anna": "left.jpg"}')
+  (tmp_path / "g.csv").write_text("person,image\nanna,1.jpg\notto\n")
+  for name in ("g.json", "g.csv"):
+    with pytest.raises(InputError, match="list of picture names"):
+      keypoint_files.read_groups(str(tmp_path / name))
+
+
+def test_only_what_changed_is_fitted_again():
+  args = types.SimpleNamespace(workdir="w", body=None, no_meshes=False, no_pictures=True)
+  state = types.SimpleNamespace(step=3)
+  settings = lambda keypoints, **changed: fit_files.settings_of(
+      types.SimpleNamespace(**(vars(args) | changed)), state, "a.png", keypoints)
+  first = settings(np.zeros((25, 3)))
+  assert first == settings(np.zeros((25, 3)))
+  assert first != settings(np.ones((25, 3))) and first != settings(np.zeros((25, 3)), body="SMPL_NEUTRAL.pkl")
 
 
 def test_groups_may_be_a_csv(tmp_path):

@@ -65,12 +65,24 @@ def test_the_full_image_camera_shows_joints_where_the_crop_does(finished_run, ph
     (["--split", "vall"], "vall"),
     (["--split", "val", "--step", "77"], "77"),
     (["--split", "val", "--body", "absent.pkl"], "absent.pkl"),
+    (["--split", "val", "--num", "0"], "--num"),
 ])
 def test_wrong_input_is_one_line_and_writes_nothing(finished_run, photos, tmp_path, arguments, said):
   out = tmp_path / "out"
   with pytest.raises(InputError) as error:
     run(finished_run, *[a.format(photos=photos) for a in arguments], "--out", out)
   assert said in str(error.value) and not out.exists()
+
+
+def test_nobodys_files_are_replaced(finished_run, photos, tmp_path):
+  before = {p.name: p.read_bytes() for p in photos.iterdir()}
+  for images in (photos, photos / "b.png"):
+    with pytest.raises(InputError, match="would be replaced"):
+      run(finished_run, "--images", images, "--out", photos)
+  (photos / "a.png").write_bytes(before["b.png"])
+  with pytest.raises(InputError, match="written twice"):
+    run(finished_run, "--images", photos, "--out", tmp_path / "out")
+  assert {n: (photos / n).read_bytes() for n in before} == before
 
 
 def test_a_folder_that_is_no_run_is_one_line(tmp_path):

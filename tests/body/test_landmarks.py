@@ -31,3 +31,9 @@ def test_the_built_in_body_needs_fewer_points_than_vertices():
   few, part = landmarks.rigid_body(body, ("spin49",)), smpl.sub_body(body, ("spin49",))
   assert few.template.shape[1] < part.template.shape[1] / 2
   np.testing.assert_array_equal(np.sum(few.skin_weights, 0), 1)
+
+
+def test_a_set_of_chain_joints_alone_needs_no_points():
+  body = smpl.from_arrays(smpl.load_arrays("mannequin_small"))
+  few = landmarks.rigid_body(body, ("smpl24",))
+  assert few.template.shape[1] == smpl.sub_body(body, ("smpl24",)).template.shape[1] and not len(few.landmarks)
