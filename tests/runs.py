@@ -25,8 +25,7 @@ def config_of(*overrides, config=QUICK):
 
 def start(workdir, *overrides, devices=1, config=QUICK, flags=()):
   """One training process, its output in pipes."""
-  flags_of_xla = f"{os.environ['XLA_FLAGS']} --xla_force_host_platform_device_count={devices}"  # the last one counts
-  env = os.environ | {"XLA_FLAGS": flags_of_xla, "PYTHONUNBUFFERED": "1"}
+  env = os.environ | {"XLA_FLAGS": f"--xla_force_host_platform_device_count={devices}", "PYTHONUNBUFFERED": "1"}
   arguments = [f"--config={config}", f"--workdir={workdir}", *(f"--config.{o}" for o in overrides), *flags]
   return subprocess.Popen([sys.executable, "-m", "jhmr.train", *arguments], cwd=ROOT, env=env, text=True,
                           stdout=subprocess.PIPE, stderr=subprocess.PIPE)
