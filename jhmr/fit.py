@@ -38,6 +38,8 @@ def parse(argv):
   parser.add_argument("--joint-set", default="openpose25", help=f"order of the keypoints: {', '.join(joints.SETS)}")
   parser.add_argument("--use-hips", action="store_true", help="trust hips and pelvis: annotations, not detections")
   parser.add_argument("--keypoint-noise-px", type=float, default=0.0, help="noise on a split's keypoints, crop pixels")
+  parser.add_argument("--detector-noise-px", type=float, default=0.0, help="how far keypoints are off, in the 224 "
+                      "pixels of a crop: weighs the prior accordingly; default: the authors' weights, which suit 0.9")
   parser.add_argument("--mode", default="vmap", choices=latent.MODES, help="joint: one problem a batch, as the authors")
   parser.add_argument("--num-steps", type=int, default=0, help=f"default {latent.NUM_STEPS}; joint: calls of 20 steps")
   parser.add_argument("--step", type=int, help="which checkpoint; default: the best")
@@ -51,8 +53,10 @@ def check(args):
   """Raises InputError for what can be seen to be wrong before anything is loaded."""
   if args.joint_set not in joints.SETS:
     raise InputError(f"--joint-set {args.joint_set!r} does not exist: use one of {', '.join(joints.SETS)}")
-  if args.num_steps < 0 or args.keypoint_noise_px < 0 or not args.focal > 0:
-    raise InputError("--num-steps and --keypoint-noise-px cannot be negative, --focal is positive")
+  if min(args.num_steps, args.keypoint_noise_px, args.detector_noise_px) < 0 or not args.focal > 0:
+    raise InputError("--num-steps, --keypoint-noise-px and --detector-noise-px cannot be negative, --focal is positive")
+  if args.detector_noise_px and args.full_frame:
+    raise InputError("--detector-noise-px is in pixels of a crop: leave out --full-frame")
   if args.images and not args.out:
     raise InputError("--images needs --out, the folder to write to")
   if args.images and args.multiview == "":
@@ -76,7 +80,8 @@ def main(argv):
   if system.latent is None:
     raise InputError(f"--prior flow needs a system with a density over poses, but {args.workdir!r} is a run of "
                      f"{config.system!r}: train configs/prohmr.py")
-  options = fit_files.Options(args.joint_set, args.full_frame, args.focal, args.use_hips, args.mode, args.num_steps)
+  options = fit_files.Options(args.joint_set, args.full_frame, args.focal, args.use_hips, args.mode, args.num_steps,
+                              args.detector_noise_px)
   body = landmarks.rigid_body(assets["body"], (args.joint_set,))
   if args.images and args.multiview:
     return fit_files.refine_groups(args, config, system, state, assets)

@@ -35,6 +35,7 @@ class Options(NamedTuple):
   use_hips: bool = False
   mode: str = "vmap"
   num_steps: int = 0                 # 0: the default of the mode
+  noise_px: float = 0.0              # of the detector, in pixels of a crop; see latent.weights_for
 
 
 class Job(NamedTuple):
@@ -118,7 +119,7 @@ def fit_program(system, options):
     targets, start = cameras(people, encoded, options)
     fit = latent.fit_keypoints(decode, encoded, body, targets, start, dim=system.latent.dim,
                                set_name=options.joint_set, use_hips=options.use_hips, mode=options.mode,
-                               num_steps=options.num_steps or None)
+                               num_steps=options.num_steps or None, weights=latent.weights_for(options.noise_px))
     z = jnp.stack([jnp.zeros_like(fit.z), fit.z], 1)
     scale = jnp.ones_like(targets.focal_px) if options.full_frame else people["box_size_px"] / camera.CROP_PX
     center = targets.center_px if options.full_frame else people["box_center_px"]

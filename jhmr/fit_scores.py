@@ -97,7 +97,7 @@ def keypoint_errors(config, system, state, assets, body, name, noise_px, options
     targets, start = _target(batch, noisy_keypoints(batch, options.joint_set, noise_px, config.seed), encoded, options)
     fit = latent.fit_keypoints(decode, encoded, body, targets, start, dim=system.latent.dim,
                                set_name=options.joint_set, use_hips=options.use_hips, mode=options.mode,
-                               num_steps=options.num_steps or None)
+                               num_steps=options.num_steps or None, weights=latent.weights_for(options.noise_px))
     mode = decode(jnp.zeros_like(fit.z)[:, None], encoded)[:, 0]
     score = lambda pose, betas: metrics.per_example(to_prediction(pose, betas, encoded.camera), batch, assets)
     return {"mode": score(mode, encoded.betas), "fit": score(fit.pose, fit.betas)}, batch["mask"] * batch["has_pose"]

@@ -27,14 +27,14 @@ def made_up(good, rng):
   splits = ("val", "val_occluded")
   return ({f"hmr_{s}": errors(base) for s in splits} | {f"prohmr_{s}": errors(better(10)) for s in splits} |
           {f"prohmr_without_mode_{s}": errors(base) for s in splits} | {f"hypotheses_{s}": hypotheses for s in splits} |
-          {f"keypoints_{k}": pair("mode", "fit") for k in ("exact", "noisy")} | {"views": several})
+          {f"keypoints_{k}": pair("mode", "fit") for k in ("exact", "noisy", "weighed")} | {"views": several})
 
 
 @pytest.mark.parametrize("good", [True, False])
 def test_every_claim_follows_the_numbers(good):
   found = made_up(good, np.random.default_rng(0))
   claims = prohmr.claims(found)
-  assert len(claims) == 11 and {study.verdict(c) for c in claims} == {(good, good)}
+  assert len(claims) == 12 and {study.verdict(c) for c in claims} == {(good, good)}
   assert {row["holds"] for row in study.claims_table(claims).rows} == {"yes" if good else "no"}
 
 
@@ -72,7 +72,7 @@ def test_a_study_is_done_once(tmp_path, capsys, monkeypatch):
   arguments = ["study", "prohmr", "--smoke", "--workdir", str(tmp_path)]
   study.main(arguments)
   first = json.loads((tmp_path / "prohmr.json").read_text())
-  assert len(first["claims"]) == 11 and (tmp_path / "prohmr.png").stat().st_size > 1000
+  assert len(first["claims"]) == 12 and (tmp_path / "prohmr.png").stat().st_size > 1000
   assert "Table 2, val_occluded" in capsys.readouterr().out
   monkeypatch.setattr(study.subprocess, "run", None)
   monkeypatch.setattr(study, "load_run", None)

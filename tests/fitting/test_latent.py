@@ -99,3 +99,12 @@ def test_the_joint_mode_falls_for_everybody_and_fits_alone_end_no_higher():
 def test_an_unknown_mode_is_refused():
   with pytest.raises(ValueError, match="joined"):
     fit(*seen_people(8), mode="joined")
+
+
+def test_weights_for_noise_are_in_proportion_to_its_likelihood():
+  authors, five = latent.Weights(), latent.weights_for(5.0)
+  assert latent.weights_for(0.0) == authors
+  # An error of one standard deviation costs as much of the objective as 1/2 does of a log-likelihood.
+  assert five.latent / 0.5 == pytest.approx((1000 / 224) ** 2 * 5.0**2 / 0.5)
+  assert five.betas / five.latent == pytest.approx(authors.betas / authors.latent)
+  assert latent.weights_for(0.9).latent == pytest.approx(authors.latent, rel=0.02)
