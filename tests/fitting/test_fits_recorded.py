@@ -83,7 +83,8 @@ def test_keypoint_fits_go_where_theirs_go(recorded, ours, dtype, calls, prefix):
 
     found, points = jax.device_get(fit(*inputs_))
   assert np.all(found.losses[:, 1] < 0.5 * found.losses[:, 0])
-  check(points, recorded[f"{prefix}joints_{calls}"])
+  # In float32 theirs ends up to 0.44 mm from their own float64, and ours up to 1.07 mm from theirs, 0.13 on average.
+  check(points, recorded[f"{prefix}joints_{calls}"], 1.0 if dtype == "float64" else 1.5)
   assert np.abs(found.translation - recorded[f"{prefix}translation_{calls}"]).max() < 1e-2  # metres, of 30
 
 
