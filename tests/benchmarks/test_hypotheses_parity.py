@@ -21,8 +21,8 @@ def test_the_peers_hypotheses_are_ours():
   z = np.asarray(fast_sampling.latents(jax.random.key(3), 0, (2, num, NET.dim)))
   theirs = hypotheses.peer(NET, setting, num, torch.tensor(z.reshape(2 * num, -1)))()
   for got, want in zip(drawn, theirs):
-    # Millimetres of a thousandth; projections magnify by 5,000 px over 50 m.
-    np.testing.assert_allclose(got.reshape(want.shape), want.numpy(), atol=5e-6 * max(1, np.abs(want.numpy()).max()))
+    # A fiftieth of a millimetre; projections magnify by 5,000 px over 50 m.
+    np.testing.assert_allclose(got.reshape(want.shape), want.numpy(), atol=2e-5 * max(1, np.abs(want.numpy()).max()))
 
 
 def test_the_row_has_what_the_table_needs(monkeypatch):
