@@ -1,6 +1,6 @@
 """Bodies from images and keypoints, or from several views, with the density of a trained system as prior.
 
-    python -m jhmr.fit --workdir runs/prohmr --images folder --keypoints folder --out out
+    python -m jhmr.fit --workdir runs/prohmr --images photos --keypoints keypoints --out out
     python -m jhmr.fit --workdir runs/prohmr --images folder --multiview groups.json --out out
     python -m jhmr.fit --workdir runs/prohmr --split val --keypoint-noise-px 3
     python -m jhmr.fit --workdir runs/prohmr --split multiview --multiview
