@@ -12,6 +12,7 @@ from typing import NamedTuple
 from flax import struct
 import jax
 import jax.numpy as jnp
+from jhmr import sampling
 from jhmr.body import camera, landmarks, rotations, smpl
 from jhmr.nn import folded
 from jhmr.nn.flow import log_normal
@@ -74,5 +75,4 @@ def draw(sampler, projected, betas, cam, key, num, rows=None):
   """`decode` of num random hypotheses of each image; num and rows are static, rows as in `piece_size`."""
   size, dim = piece_size(len(betas), num, rows), sampler.flow.shifts[0].shape[0]
   one = lambda piece: decode(sampler, latents(key, piece, (len(betas), size, dim)), projected, betas, cam)
-  pieces = jax.lax.map(one, jnp.arange(-(-num // size)))                            # leaves [pieces, B, size, ...]
-  return jax.tree.map(lambda x: jnp.moveaxis(x, 0, 1).reshape(x.shape[1], -1, *x.shape[3:])[:, :num], pieces)
+  return sampling.in_chunks(lambda first: one(first // size), num, size)

@@ -65,7 +65,7 @@ def _target(batch, keypoints, encoded, options):
   return objectives.full_camera(*place, ones * camera.CROP_PX, batch["focal_px"] * zoom, batch["center_px"] * zoom)
 
 
-def _batches(config, assets, name):
+def batches(config, assets, name):
   """Every batch of a split on the device."""
   split = source_lib.open_split(config, assets, name)
   on_device = jax.jit(split.on_device)
@@ -102,7 +102,7 @@ def keypoint_errors(config, system, state, assets, body, name, noise_px, options
     score = lambda pose, betas: metrics.per_example(to_prediction(pose, betas, encoded.camera), batch, assets)
     return {"mode": score(mode, encoded.betas), "fit": score(fit.pose, fit.betas)}, batch["mask"] * batch["has_pose"]
 
-  parts, keep = zip(*(jax.device_get(measure(state, batch, assets, body)) for batch in _batches(config, assets, name)))
+  parts, keep = zip(*(jax.device_get(measure(state, batch, assets, body)) for batch in batches(config, assets, name)))
   return _joined(parts, keep)
 
 
@@ -128,7 +128,7 @@ def view_errors(config, system, state, assets, name, mode, num_steps):
     return {k: batch[k] for k in ("global_orient", "body_pose", "betas", "person", "mask", "has_pose")}
 
   look = jax.jit(lambda state, batch, assets: system.latent.encode(state, batch, assets))
-  parts = [jax.device_get((need(batch), look(state, batch, assets))) for batch in _batches(config, assets, name)]
+  parts = [jax.device_get((need(batch), look(state, batch, assets))) for batch in batches(config, assets, name)]
   labels, encoded = jax.tree.map(lambda *x: np.concatenate(x), *parts)
   ids, mask = by_person(labels["person"], labels["mask"] * labels["has_pose"])
 

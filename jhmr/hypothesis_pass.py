@@ -90,15 +90,14 @@ def _measured(sample, truth, keys, num, chunk):
   keys = jax.vmap(jax.random.fold_in, (0, None))(keys, 0)
   half_crop = camera.CROP_PX / 2
 
-  def piece(_, first):
+  def piece(first):
     drawn = sample(sampling.noise(keys, first + jnp.arange(chunk), truth.z.shape[-1]))
     off = hypotheses.reprojection(drawn.projected, truth.keypoints2d, truth.visible) * half_crop
-    return None, hypotheses.errors(drawn.joints, truth.joints) | {
+    return hypotheses.errors(drawn.joints, truth.joints) | {
         "off_px": off, "joints": drawn.joints, "keypoints": drawn.keypoints, "chain": drawn.chain,
         "log_prob": drawn.log_prob}
 
-  _, pieces = jax.lax.scan(piece, None, jnp.arange(0, num, chunk))
-  return jax.tree.map(lambda x: jnp.moveaxis(x, 0, 1).reshape(x.shape[1], -1, *x.shape[3:])[:, :num], pieces)
+  return sampling.in_chunks(piece, num, chunk)
 
 
 def _quantised(every, truth, keys, counts, keep_first):

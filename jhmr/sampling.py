@@ -66,7 +66,7 @@ def sample(latent, state, encoded, assets, keys, num, chunk=CHUNK):
   """
   keys = jax.vmap(jax.random.fold_in, (0, None))(keys, _DRAW)
   chunk = min(chunk, num)
-  return _in_chunks(lambda first: _decoded(latent, state, noise(keys, first + jnp.arange(chunk), latent.dim), encoded,
+  return in_chunks(lambda first: _decoded(latent, state, noise(keys, first + jnp.arange(chunk), latent.dim), encoded,
                                            assets), num, chunk)
 
 
@@ -82,7 +82,7 @@ def decode(latent, state, z, encoded, assets, chunk=CHUNK):
   chunk = min(chunk, num)
   padded = jnp.pad(z, ((0, 0), (0, -num % max(chunk, 1)), (0, 0)))
   piece = lambda first: jax.lax.dynamic_slice_in_dim(padded, first, chunk, axis=1)
-  return _in_chunks(lambda first: _decoded(latent, state, piece(first), encoded, assets), num, chunk)
+  return in_chunks(lambda first: _decoded(latent, state, piece(first), encoded, assets), num, chunk)
 
 
 def log_prob(latent, state, pose, encoded, assets):
@@ -191,7 +191,7 @@ def _decoded(latent, state, z, encoded, assets):
   return Samples(z, pose, density)
 
 
-def _in_chunks(piece, num, chunk):
+def in_chunks(piece, num, chunk):
   """piece(0), piece(chunk), ..., one after the other, joined along axis 1: leaves [B, chunk, ...] -> [B, num, ...]."""
   if num < 1 or chunk < 1:
     raise ValueError(f"num {num} and chunk {chunk} must be at least 1")

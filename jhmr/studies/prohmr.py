@@ -10,7 +10,6 @@ import jax
 from jhmr import (evaluate, fit_files, fit_scores, hypothesis_pass, hypothesis_report, intervals, metrics, parallel,
                   study)
 from jhmr.body import landmarks
-from jhmr.data import source as source_lib
 import numpy as np
 
 NUM_HYPOTHESES = 4096
@@ -23,17 +22,14 @@ WORSE_BY = 0.05        # what the mode may lose against HMR
 def image_errors(run, split, load):
   """{metric: [N]} of a run's best guess for every labelled image of a split."""
   trained = load(run)
-  opened = source_lib.open_split(trained.config, trained.assets, split)
 
   @jax.jit
   def of_batch(state, batch, assets):
-    batch = opened.on_device(batch, assets)
     found = metrics.per_example(trained.system.predict(state, batch, assets), batch, assets)
     return found, batch["mask"] * batch["has_pose"]
 
-  count = min(trained.config.eval_batches or opened.num_batches, opened.num_batches)
-  parts = [jax.device_get(of_batch(trained.state, opened.batch(i), trained.assets)) for i in range(count)]
-  opened.close()
+  batches = fit_scores.batches(trained.config, trained.assets, split)
+  parts = [jax.device_get(of_batch(trained.state, batch, trained.assets)) for batch in batches]
   return {m: np.concatenate([values[m][keep > 0] for values, keep in parts]) for m in ERRORS}
 
 
