@@ -11,7 +11,6 @@ from typing import NamedTuple
 
 from flax import struct
 import jax
-import jax.numpy as jnp
 from jhmr import sampling
 from jhmr.body import camera, landmarks, rotations, smpl
 from jhmr.nn import folded

@@ -23,6 +23,7 @@ ROOMS = {
     "jhmr.released": ("jhmr.errors", "jhmr.nn", "jhmr.body.pickles", "jhmr.released"),
     "jhmr.fitting": ("jhmr.errors", "jhmr.body", "jhmr.fitting"),
     "jhmr.data": ("jhmr.errors", "jhmr.body", "jhmr.data", "jhmr.command", "jhmr.report"),
+    "jhmr.regression": ("jhmr.body", "jhmr.losses"),
     "jhmr.losses": ("jhmr.body", "jhmr.state"),
     "jhmr.metrics": ("jhmr.body", "jhmr.state"),
     "jhmr.hypotheses": ("jhmr.body", "jhmr.metrics"),
@@ -35,7 +36,8 @@ ROOMS = {
     "jhmr.distributed": ("jhmr.errors",),
     "jhmr.guard": ("jhmr.data.spec",),
     "jhmr.checkpoint": ("jhmr.errors", "jhmr.files", "jhmr.state"),
-    "jhmr.systems": ("jhmr.errors", "jhmr.state", "jhmr.losses", "jhmr.metrics", "jhmr.optim", "jhmr.nn", "jhmr.body"),
+    "jhmr.systems": ("jhmr.errors", "jhmr.state", "jhmr.losses", "jhmr.metrics", "jhmr.optim", "jhmr.nn", "jhmr.body",
+                     "jhmr.regression", "jhmr.fitting"),
 }
 # Peers are imported inside the functions that run them, builders' TFDS inside theirs.
 NEVER = {"tensorflow", "torch", "smplx", "torchvision"}

@@ -10,6 +10,7 @@ import os
 import jax
 import jax.numpy as jnp
 from jhmr import parallel
+from jhmr import regression
 from jhmr.benchmarks import timing
 from jhmr.body import camera
 from jhmr.body import joints
@@ -87,7 +88,7 @@ def peer_step(arrays, state, data, assets):
   stats = jax.tree.map(tensor, state.stats["net"]["backbone"])
   batch = {k: tensor(v[0]) for k, v in data.items()}
   image = batch["image"].permute(0, 3, 1, 2).contiguous()
-  start = [tensor(x).expand(len(image), -1) for x in hmr.start_values(assets["mean"])]
+  start = [tensor(x).expand(len(image), -1) for x in regression.start_values(assets["mean"])]
   layer = _smplx_keypoints(arrays, len(image))
   optimizer = torch.optim.Adam(jax.tree.leaves(params), lr=CONFIG["optim"]["learning_rate"])
 
@@ -169,7 +170,7 @@ def _smplx_keypoints(arrays, batch):
 def _loss(pose, betas, cam, points, batch):
   """SPIN's reductions of CONFIG's losses, for a batch that has every label."""
   import torch
-  weights, gt, hips = CONFIG["weights"], slice(25, 49), list(hmr.HIPS)
+  weights, gt, hips = CONFIG["weights"], slice(25, 49), list(regression.HIPS)
   s, tx, ty = cam.unbind(-1)
   depth = 2 * camera.FOCAL_PX / (camera.CROP_PX * s + 1e-9)
   moved = points + torch.stack([tx, ty, depth], -1)[:, None]

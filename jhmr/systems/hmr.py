@@ -6,12 +6,10 @@ whatever labels an image has. L_adv is a critic that has seen real poses; it is 
 iteration, the other terms to the last one (section 3.2).
 Predicts: one hypothesis per image, without a density.
 
-`config.supervision` says whose reductions are used:
-  "hmr"   2D: absolute error, mean over visible keypoints, the 19 of the paper. 3D: its 14 joints.
-          The paper's weights are 60 keypoints2d, 30 keypoints3d, 28.7 pose (60 x 108/226), 1.33 betas (60 x 5/226),
+`config.supervision` says whose reductions are used, see `regression`:
+  "hmr"   The paper's weights are 60 keypoints2d, 30 keypoints3d, 28.7 pose (60 x 108/226), 1.33 betas (60 x 5/226),
           1 adversarial, 0 for the rest; learning rates 1e-5 and 1e-4 for the critic, batches of 64.
-  "spin"  2D: squared error times confidence, mean over all, 3D likewise; both on SPIN's 24 annotated joints.
-          SPIN's weights are 300 keypoints2d, 300 keypoints3d, 60 pose, 0.06 betas, 60 camera, 0 for the rest.
+  "spin"  SPIN's weights are 300 keypoints2d, 300 keypoints3d, 60 pose, 0.06 betas, 60 camera, 0 for the rest.
 
 Differs from the authors' code:
   - rotations are regressed as 6D (as SPIN does), not axis-angle; the network is a ResNet v1.5 on ImageNet-normalised
@@ -27,33 +25,17 @@ import jax
 import jax.numpy as jnp
 from jhmr import losses
 from jhmr import optim
-from jhmr.body import camera
-from jhmr.body import joints
-from jhmr.body import rotations
-from jhmr.body import smpl
+from jhmr import regression
 from jhmr.errors import InputError
 from jhmr.nn import regressor
 from jhmr.nn import resnet
 from jhmr.nn.critic import Critic, scores
 from jhmr.state import AXIS, Prediction, System, TrainState
-import numpy as np
 import optax
 
 TERMS = ("keypoints2d", "keypoints3d", "pose", "betas", "vertices", "camera", "adversarial")
 CHOICES = {"backbone": resnet.ARCHITECTURES, "activation": ("relu", "none"), "dtype": ("float32", "bfloat16"),
            "batch_norm": regressor.BATCH_NORM}
-SUPERVISION = ("hmr", "spin")
-
-
-def _labelled(set_name, *names):
-  """Positions among spin49 of a set's joints, and of more named ones of it."""
-  return np.array([*joints.mapping("spin49", set_name), *(joints.index("spin49", n) for n in names)])
-
-
-FACE = ("nose", "left_eye", "right_eye", "left_ear", "right_ear")
-JOINTS_2D = {"hmr": _labelled("lsp_annotated14", *FACE), "spin": _labelled("gt24")}
-JOINTS_3D = {"hmr": _labelled("lsp_annotated14"), "spin": _labelled("gt24")}
-HIPS = tuple(joints.index("gt24", f"{side}_hip") for side in ("right", "left"))  # and in the 14, which begin alike
 
 
 def check(config):
@@ -61,65 +43,11 @@ def check(config):
   for field, choices in CHOICES.items():
     if config.net[field] not in choices:
       raise InputError(f"config.net.{field} is {config.net[field]!r}: use one of {', '.join(choices)}")
-  if config.supervision not in SUPERVISION:
-    raise InputError(f"config.supervision is {config.supervision!r}: use one of {', '.join(SUPERVISION)}")
+  if config.supervision not in regression.SUPERVISION:
+    raise InputError(f"config.supervision is {config.supervision!r}: use one of {', '.join(regression.SUPERVISION)}")
   if odd := sorted(set(config.weights) ^ set(TERMS)):
     raise InputError(f"config.weights must name each loss of hmr ({', '.join(TERMS)}) once, 0 to leave it out: "
                      f"look at {', '.join(odd)}")
-
-
-def start_values(mean):
-  """assets["mean"] as the regressor wants it: pose_six_d [144] in SPIN's layout, betas [L], camera [3]."""
-  return rotations.matrix_to_six_d(mean["pose"], "spin").reshape(-1), mean["betas"], mean["camera"]
-
-
-def decode(estimates):
-  """Network outputs of all T iterations -> (pose [B, T, 24, 3, 3], betas [B, T, L], camera [B, T, 3])."""
-  six_d, betas, cam = estimates
-  return rotations.six_d_to_matrix(six_d.reshape(*six_d.shape[:-1], -1, 6), "spin"), betas, cam
-
-
-def label_weights(batch, weights, supervision):
-  """What each example weighs in each loss's mean: {name: [B]}, of the batch alone.
-
-  Args:
-    weights: {name: number} of the losses; those of weight 0 are left out.
-  """
-  visible = losses.visible_count(batch["keypoints2d"][:, JOINTS_2D[supervision], 2])
-  everyone = jnp.ones_like(batch["mask"])
-  labelled = {"keypoints2d": visible if supervision == "hmr" else everyone, "keypoints3d": batch["has_keypoints3d"],
-              "pose": batch["has_pose"], "betas": batch["has_betas"], "camera": everyone,
-              "vertices": batch["has_pose"] * batch["has_betas"], "adversarial": everyone}
-  return {name: batch["mask"] * weight for name, weight in labelled.items() if weights[name]}
-
-
-def image_terms(pose, betas, cam, batch, assets, weights, supervision, totals=None):
-  """The losses of the last estimate, each averaged over those examples of all devices that have its label.
-
-  Args:
-    pose: [B, 24, 3, 3], betas: [B, L], cam: [B, 3].
-    weights: {name: number}; terms of weight 0 are left out.
-    totals: of `label_weights` over the whole batch, when this one is a part of it.
-  Returns:
-    {name: []}.
-  Source: HMR, Eq. 3 to 6; SPIN, authors' `train/trainer.py` for the camera and vertex terms.
-  """
-  two, three = JOINTS_2D[supervision], JOINTS_3D[supervision]
-  body = assets["keypoint_body"]
-  points = smpl.keypoints(body, smpl.forward(body, betas, pose), "spin49")
-  projected, labels2d = camera.project_crop(points, cam)[:, two], batch["keypoints2d"][:, two]
-  error2d = losses.keypoints2d if supervision == "hmr" else losses.keypoints2d_squared
-  labels = jnp.concatenate([batch["global_orient"], batch["body_pose"]], axis=1)
-  errors = {"keypoints2d": error2d(projected, labels2d),
-            "keypoints3d": losses.keypoints3d(points[:, three], batch["keypoints3d"][:, three], HIPS),
-            "pose": losses.pose(pose, labels), "betas": losses.betas(betas, batch["betas"]),
-            "camera": losses.camera(cam)}
-  if weights["vertices"]:  # the only term that needs the full mesh
-    mesh = lambda b, p: smpl.forward(assets["body"], b, p).vertices
-    errors["vertices"] = losses.vertices(mesh(betas, pose), mesh(batch["betas"], labels))
-  counted = label_weights(batch, weights, supervision)
-  totals = totals or losses.totals(counted)
-  return {n: losses.masked_mean(error, counted[n], total=totals[n]) for n, error in errors.items() if weights[n]}
 
 
 def critic_loss(critic, params, fakes, batch):
@@ -136,7 +64,7 @@ def critic_loss(critic, params, fakes, batch):
 def _fresh_state(net, critic, txs, rng, image, betas, mean):
   """The TrainState before the first step; inside one jit, or it would be a thousand small programs."""
   keys = jax.random.split(rng)
-  variables = net.init(keys[0], image, start_values(mean), False)
+  variables = net.init(keys[0], image, regression.start_values(mean), False)
   params = {"net": variables["params"]}
   if critic:
     params["critic"] = critic.init(keys[1], jnp.asarray(mean["pose"])[None, 1:], betas)["params"]
@@ -164,10 +92,12 @@ def build(config):
     return fresh(rng, batch["image"][:1], batch["betas"][:1], assets["mean"])
 
   def net_loss(params, stats, critic_params, batch, assets, totals, key):
-    estimates, new = net.apply({"params": params, "batch_stats": stats}, batch["image"], start_values(assets["mean"]),
-                               True, rngs={"dropout": key}, mutable=["batch_stats"])
-    pose, betas, cam = decode(estimates)
-    terms = image_terms(pose[:, -1], betas[:, -1], cam[:, -1], batch, assets, weights, config.supervision, totals)
+    estimates, new = net.apply({"params": params, "batch_stats": stats}, batch["image"],
+                               regression.start_values(assets["mean"]), True, rngs={"dropout": key},
+                               mutable=["batch_stats"])
+    pose, betas, cam = regression.decode(estimates)
+    last = (x[:, -1] for x in (pose, betas, cam))
+    terms = regression.image_terms(*last, batch, assets, weights, config.supervision, totals)
     if critic:
       fakes = losses.adversarial(scores(critic, critic_params, pose, betas))
       each = fakes.shape[1]  # the mean is over the estimates of all iterations
@@ -178,7 +108,7 @@ def build(config):
   def step(state, batch, assets):
     key = jax.random.fold_in(jax.random.key(config.seed), state.step)
     key = jax.random.fold_in(key, jax.lax.axis_index(AXIS))  # devices drop different units
-    totals = losses.totals(label_weights(batch, weights, config.supervision))
+    totals = losses.totals(regression.label_weights(batch, weights, config.supervision))
 
     def part(stats, batch, index):
       grads, (metrics, stats, fakes) = jax.grad(net_loss, has_aux=True)(
@@ -203,8 +133,8 @@ def build(config):
 
   def predict(state, batch, assets):
     estimates = net.apply({"params": state.params["net"], "batch_stats": state.stats["net"]}, batch["image"],
-                          start_values(assets["mean"]), False)
-    pose, betas, cam = (x[:, -1:] for x in decode(estimates))
+                          regression.start_values(assets["mean"]), False)
+    pose, betas, cam = (x[:, -1:] for x in regression.decode(estimates))
     return Prediction(global_orient=pose[:, :, :1], body_pose=pose[:, :, 1:], betas=betas, camera=cam,
                       log_prob=jnp.zeros(betas.shape[:2], jnp.float32))
 

@@ -2,6 +2,7 @@
 
 import jax
 from jhmr import losses
+from jhmr import regression
 from jhmr.body import camera
 from jhmr.body import joints
 from jhmr.body import smpl
@@ -230,13 +231,13 @@ def by_hand(pose, betas, cam, batch, assets, supervision):
                                      "camera": scale}.items()}
 
 
-@pytest.mark.parametrize("supervision", hmr.SUPERVISION)
+@pytest.mark.parametrize("supervision", regression.SUPERVISION)
 def test_terms_are_the_papers_over_eight_devices(supervision, batch, assets):
   partly = setting.hide_labels(batch)
   pose = np.concatenate([batch["global_orient"], batch["body_pose"]], 1)[::-1]
   betas, cam = batch["betas"][::-1], np.tile(np.float32([0.8, 0.1, -0.1]), (8, 1))
   weights = {n: 1.0 for n in hmr.TERMS} | {"vertices": 0.0}
-  terms = jax.pmap(lambda p, s, c, b, a: jax.lax.pmean(hmr.image_terms(p, s, c, b, a, weights, supervision), AXIS),
+  terms = jax.pmap(lambda *a: jax.lax.pmean(regression.image_terms(*a, weights, supervision), AXIS),
                    AXIS, in_axes=(0, 0, 0, 0, None), out_axes=None)(
                        *jax.tree.map(lambda x: x[:, None], (pose, betas, cam, partly)), assets)
   expected = by_hand(pose, betas, cam, partly, assets, supervision)

@@ -1,0 +1,81 @@
+"""What systems that regress one body per image share: the start of the iterations, decoding, and the losses of labels.
+
+`supervision` says whose reductions are used:
+  "hmr"   2D: absolute error, mean over visible keypoints, the 19 of the paper. 3D: its 14 joints.
+  "spin"  2D: squared error times confidence, mean over all, 3D likewise; both on SPIN's 24 annotated joints.
+"""
+
+import jax.numpy as jnp
+from jhmr import losses
+from jhmr.body import camera
+from jhmr.body import joints
+from jhmr.body import rotations
+from jhmr.body import smpl
+import numpy as np
+
+SUPERVISION = ("hmr", "spin")
+
+
+def _labelled(set_name, *names):
+  """Positions among spin49 of a set's joints, and of more named ones of it."""
+  return np.array([*joints.mapping("spin49", set_name), *(joints.index("spin49", n) for n in names)])
+
+
+FACE = ("nose", "left_eye", "right_eye", "left_ear", "right_ear")
+JOINTS_2D = {"hmr": _labelled("lsp_annotated14", *FACE), "spin": _labelled("gt24")}
+JOINTS_3D = {"hmr": _labelled("lsp_annotated14"), "spin": _labelled("gt24")}
+HIPS = tuple(joints.index("gt24", f"{side}_hip") for side in ("right", "left"))  # and in the 14, which begin alike
+
+
+def start_values(mean):
+  """assets["mean"] as the regressor wants it: pose_six_d [144] in SPIN's layout, betas [L], camera [3]."""
+  return rotations.matrix_to_six_d(mean["pose"], "spin").reshape(-1), mean["betas"], mean["camera"]
+
+
+def decode(estimates):
+  """Network outputs of all T iterations -> (pose [B, T, 24, 3, 3], betas [B, T, L], camera [B, T, 3])."""
+  six_d, betas, cam = estimates
+  return rotations.six_d_to_matrix(six_d.reshape(*six_d.shape[:-1], -1, 6), "spin"), betas, cam
+
+
+def label_weights(batch, weights, supervision):
+  """What each example weighs in each loss's mean: {name: [B]}, of the batch alone.
+
+  Args:
+    weights: {name: number} of the losses; those of weight 0 are left out.
+  """
+  visible = losses.visible_count(batch["keypoints2d"][:, JOINTS_2D[supervision], 2])
+  everyone = jnp.ones_like(batch["mask"])
+  labelled = {"keypoints2d": visible if supervision == "hmr" else everyone, "keypoints3d": batch["has_keypoints3d"],
+              "pose": batch["has_pose"], "betas": batch["has_betas"], "camera": everyone,
+              "vertices": batch["has_pose"] * batch["has_betas"], "adversarial": everyone}
+  return {name: batch["mask"] * weight for name, weight in labelled.items() if weights[name]}
+
+
+def image_terms(pose, betas, cam, batch, assets, weights, supervision, totals=None):
+  """The losses of the last estimate, each averaged over those examples of all devices that have its label.
+
+  Args:
+    pose: [B, 24, 3, 3], betas: [B, L], cam: [B, 3].
+    weights: {name: number}; terms of weight 0 are left out.
+    totals: of `label_weights` over the whole batch, when this one is a part of it.
+  Returns:
+    {name: []}.
+  Source: HMR, Eq. 3 to 6; SPIN, authors' `train/trainer.py` for the camera and vertex terms.
+  """
+  two, three = JOINTS_2D[supervision], JOINTS_3D[supervision]
+  body = assets["keypoint_body"]
+  points = smpl.keypoints(body, smpl.forward(body, betas, pose), "spin49")
+  projected, labels2d = camera.project_crop(points, cam)[:, two], batch["keypoints2d"][:, two]
+  error2d = losses.keypoints2d if supervision == "hmr" else losses.keypoints2d_squared
+  labels = jnp.concatenate([batch["global_orient"], batch["body_pose"]], axis=1)
+  errors = {"keypoints2d": error2d(projected, labels2d),
+            "keypoints3d": losses.keypoints3d(points[:, three], batch["keypoints3d"][:, three], HIPS),
+            "pose": losses.pose(pose, labels), "betas": losses.betas(betas, batch["betas"]),
+            "camera": losses.camera(cam)}
+  if weights["vertices"]:  # the only term that needs the full mesh
+    mesh = lambda b, p: smpl.forward(assets["body"], b, p).vertices
+    errors["vertices"] = losses.vertices(mesh(betas, pose), mesh(batch["betas"], labels))
+  counted = label_weights(batch, weights, supervision)
+  totals = totals or losses.totals(counted)
+  return {n: losses.masked_mean(error, counted[n], total=totals[n]) for n, error in errors.items() if weights[n]}
