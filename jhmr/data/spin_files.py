@@ -95,13 +95,14 @@ def _text(value, key, size, path):
   return np.array([GENDERS[t] for t in text.tolist()])
 
 
-def find(root, names, skip_missing=False):
+def find(root, names, skip_missing=False, hint="or leave them out with --skip-missing"):
   """Which rows have their files.
 
   Args:
     root: folder the names are below.
     names: lists of [N] relative paths; a row needs one of each.
     skip_missing: leave rows without them out, rather than ending.
+    hint: what else can be done about missing ones, for the error.
   Returns:
     int [M] rows, in order.
   Raises:
@@ -114,8 +115,8 @@ def find(root, names, skip_missing=False):
   rows = np.flatnonzero([all(there[name] for name in row) for row in zip(*names)])
   if absent and (not skip_missing or not len(rows)):
     more = f" and {len(absent) - 3:,} more" if len(absent) > 3 else ""
-    hint = "is it the right folder?" if not len(rows) else "or leave them out with --skip-missing"
-    raise InputError(f"{root!r} lacks {', '.join(absent[:3])}{more} of {len(there):,} files: {hint}")
+    raise InputError(f"{root!r} lacks {', '.join(absent[:3])}{more} of {len(there):,} files: "
+                     f"{'put them there, ' + hint if len(rows) else 'is it the right folder?'}")
   return rows
 
 

@@ -70,7 +70,7 @@ def test_missing_files_are_named_or_left_out(tmp_path):
   find = lambda skip, *names: spin_files.find(str(tmp_path), [list("abca"), *names], skip).tolist()
   assert find(True) == [0, 2, 3]
   assert find(True, list("aaza")) == [0, 3]  # the second list lacks z
-  with pytest.raises(InputError, match="lacks b of 3 files: or leave"):
+  with pytest.raises(InputError, match="lacks b of 3 files: put them there, or leave"):
     find(False)
   with pytest.raises(InputError, match="right folder"):
     spin_files.find(str(tmp_path), [["x", "y"]], True)
