@@ -12,6 +12,7 @@ from typing import NamedTuple
 
 import cv2
 from jhmr import evaluate, files, hypothesis_report, intervals, joint_scores, parallel, report, silhouettes
+from jhmr.body import joints
 from jhmr.data import images, source, spin_crop, spin_files
 from jhmr.errors import InputError
 import jax
@@ -211,6 +212,12 @@ def find_rows(arrays, benchmark, args):
   if not benchmark.joints:
     labelled = spin_files.find(args.masks or args.images, [arrays["maskname"], arrays["partname"]], args.skip_missing)
     rows = np.intersect1d(rows, labelled)
+  if "S" in benchmark.needs:
+    names = list(joints.mapping("gt24", benchmark.joints))
+    empty = rows[~np.any(arrays["S"][rows][:, names, 3] > 0, axis=1)]
+    if len(empty):
+      raise InputError(f"annotations {args.annotations!r}: S of row {empty[0]}, and of {len(empty) - 1} more, has no "
+                       "joint that counts: leave these people out of the file")
   if not len(rows):
     raise InputError(f"no row of {args.annotations!r} has all of its files: give other --images or --masks")
   return rows

@@ -4,7 +4,7 @@ import json
 
 import cv2
 import jax
-from jhmr import evaluate, evaluate_files, joint_scores, parallel
+from jhmr import command, evaluate, evaluate_files, joint_scores, parallel
 from jhmr.body import camera, render, smpl
 from jhmr.errors import InputError
 import numpy as np
@@ -195,6 +195,24 @@ def test_wrong_input_is_one_line(monkeypatch, bodies, photographs, flags, said):
   with pytest.raises(InputError) as error:
     score(monkeypatch, bodies, photographs, "3dpw", "3dpw.npz", *flags)
   assert said in str(error.value) and "\n" not in str(error.value)
+
+
+def test_a_person_without_any_label_is_named(monkeypatch, bodies, tmp_path):
+  points = annotated()
+  points[[2, 5], :, 3] = 0
+  sets.write(tmp_path / "s.npz", tmp_path, S=points)
+  with pytest.raises(InputError, match="S of row 2, and of 1 more"):
+    score(monkeypatch, bodies, tmp_path, "mpi_inf_3dhp", "s.npz")
+
+
+def test_a_malformed_file_ends_the_command_with_code_2(monkeypatch, tmp_path, capsys):
+  (tmp_path / "a.npz").write_text("<html>")
+  monkeypatch.setattr("sys.argv", ["evaluate", "--workdir", "x", "--benchmark", "lsp", "--annotations",
+                                   str(tmp_path / "a.npz"), "--images", str(tmp_path)])
+  with pytest.raises(SystemExit) as ended:
+    command.run(evaluate.main)
+  said = capsys.readouterr().err
+  assert ended.value.code == 2 and said.count("\n") == 1 and said.startswith("error: annotations")
 
 
 def test_a_damaged_picture_or_label_is_named(monkeypatch, bodies, outlines, tmp_path):
