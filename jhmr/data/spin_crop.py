@@ -50,7 +50,7 @@ def crop(image, center_px, scale, size):
   low, high = corners(center_px, scale, size)
   if np.any(high <= low):
     raise ValueError(f"its box of {200 * scale:.3g} pixels holds no pixel")
-  canvas = np.zeros((high[1] - low[1], high[0] - low[0], 3))
+  canvas = np.zeros((high[1] - low[1], high[0] - low[0], 3), np.uint8)
   (rows, seen_rows), (columns, seen_columns) = (_overlap(low[i], high[i], image.shape[1 - i]) for i in (1, 0))
   canvas[rows, columns] = image[seen_rows, seen_columns]
   return resize_bilinear(stretch(canvas), size)
@@ -63,9 +63,10 @@ def _overlap(low, high, length):
 
 
 def stretch(values):
-  """Floats [...] -> uint8 with the least at 0 and the largest at 255. Source: scipy 1.0, `bytescale`."""
-  low, high = values.min(), values.max()
-  return ((values - low) * (255.0 / ((high - low) or 1)) + 0.5).clip(0, 255.5).astype(np.uint8)
+  """uint8 [...] -> uint8 with the least at 0 and the largest at 255. Source: scipy 1.0, `bytescale`, of floats."""
+  low, high = float(values.min()), float(values.max())
+  table = (np.arange(256) - low) * (255.0 / ((high - low) or 1))
+  return (table.clip(0, 255) + 0.5).astype(np.uint8)[values]
 
 
 def resize_bilinear(image, size):
@@ -75,10 +76,9 @@ def resize_bilinear(image, size):
   """
   for axis in (1, 0):
     turned = np.moveaxis(image, axis, 0)
-    sums = _weights(turned.shape[0], size) @ turned.reshape(turned.shape[0], -1).astype(np.float64)
-    # Sums of whole numbers below 2^53 are exact in float64.
-    rounded = np.floor(sums / 2.0**_FRACTION_BITS + 0.5).clip(0, 255).astype(np.uint8)
-    image = np.moveaxis(rounded.reshape(size, *turned.shape[1:]), 0, axis)
+    sums = _weights(turned.shape[0], size) @ turned.reshape(turned.shape[0], -1).astype(np.int32)
+    rounded = (sums + (1 << (_FRACTION_BITS - 1))) >> _FRACTION_BITS  # below 2^31: 255 times 2^22 and a little
+    image = np.moveaxis(np.minimum(rounded, 255).astype(np.uint8).reshape(size, *turned.shape[1:]), 0, axis)
   return image
 
 
@@ -95,8 +95,9 @@ def _weights(old, new):
     total = np.cumsum(weight)[-1]  # one after the other, as Pillow adds them
     rows.append(np.full(len(source), i))
     columns.append(source)
-    values.append(np.floor(0.5 + weight / total * 2**_FRACTION_BITS))
-  return sparse.csr_array((np.concatenate(values), (np.concatenate(rows), np.concatenate(columns))), shape=(new, old))
+    values.append(np.floor(0.5 + weight / total * 2**_FRACTION_BITS).astype(np.int32))
+  places = np.concatenate(rows), np.concatenate(columns)
+  return sparse.csr_array((np.concatenate(values), places), shape=(new, old))
 
 
 def uncrop(labels, center_px, scale, size_hw):

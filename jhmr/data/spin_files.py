@@ -25,23 +25,24 @@ LARGEST_SCALE = 100.0  # 20,000 pixels: a crop of more would not fit into memory
 _WHERE_FROM = "give an .npz in the format of SPIN's dataset_extras"
 
 
-def read(path, needed):
-  """The arrays of an annotation file.
+def read(path, needed=(), welcome=()):
+  """The arrays of an annotation file; keys that nobody asks for are not looked at.
 
   Args:
     path: of the .npz.
     needed: keys that must be there besides imgname, center and scale.
+    welcome: keys that are read where they are there.
   Returns:
-    {key: array}, of those keys of the file that are known: text as str, numbers as float64, gender as "male" or
-    "female".
+    {key: array}: text as str, numbers as float64, gender as "male" or "female".
   Raises:
     InputError: one line, when the file is missing, damaged, lacks keys, or holds what cannot be annotations.
   """
-  raw = _load(path)
-  missing = [key for key in ("imgname", "center", "scale", *needed) if key not in raw]
+  needed = ("imgname", "center", "scale", *needed)
+  raw, found = _load(path, (*needed, *welcome))
+  missing = [key for key in needed if key not in raw]
   if missing:
-    raise InputError(f"annotations {path!r} lack {', '.join(missing)} (they have {', '.join(sorted(raw)) or 'nothing'})"
-                     f": {_WHERE_FROM}")
+    raise InputError(f"annotations {path!r} lack {', '.join(missing)} (they have {', '.join(found) or 'nothing'}): "
+                     f"{_WHERE_FROM}")
   size = len(raw["imgname"]) if raw["imgname"].ndim == 1 else 0
   if not size:
     raise InputError(f"annotations {path!r}: imgname has shape {raw['imgname'].shape}, not (people,): {_WHERE_FROM}")
@@ -53,12 +54,13 @@ def read(path, needed):
   return arrays
 
 
-def _load(path):
+def _load(path, keys):
+  """({key: array} of those of `keys` that are there, names of all)."""
   if not os.path.isfile(path):
     raise InputError(f"annotations {path!r} do not exist: {_WHERE_FROM}")
   try:
     with np.load(path, allow_pickle=False) as file:
-      return {key: file[key] for key in file.files if key in SHAPES or key in NAMES}
+      return {key: file[key] for key in keys if key in file.files}, sorted(file.files)
   except Exception as error:  # zip, zlib and NumPy raise nearly every kind; pickled objects are a ValueError
     raise InputError(f"annotations {path!r} cannot be read ({_line(error)}): {_WHERE_FROM}, without pickled "
                      "objects") from error

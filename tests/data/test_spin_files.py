@@ -16,24 +16,25 @@ def arrays(**changes):
   return {k: v for k, v in (made | changes).items() if v is not None}
 
 
-def read(tmp_path, needed=(), **changes):
+def read(tmp_path, needed=(), welcome=(), **changes):
   np.savez(tmp_path / "set.npz", **arrays(**changes))
-  return spin_files.read(str(tmp_path / "set.npz"), needed)
+  return spin_files.read(str(tmp_path / "set.npz"), needed, welcome)
 
 
 def test_names_may_be_bytes_of_python_2(tmp_path):
-  found = read(tmp_path, imgname=np.array([b"a.jpg", b"b.jpg", "ü.jpg".encode()]), gender=np.array([b"m", b"f", b"m"]))
+  found = read(tmp_path, ("gender",), imgname=np.array([b"a.jpg", b"b.jpg", "ü.jpg".encode()]),
+               gender=np.array([b"m", b"f", b"m"]))
   assert found["imgname"].tolist() == ["a.jpg", "b.jpg", "ü.jpg"]
   assert found["gender"].tolist() == ["male", "female", "male"]
 
 
-def test_unknown_keys_are_not_even_read(tmp_path):
-  found = read(tmp_path, more=np.array([{"an": "object"}], object), scale=np.array([1, 2, 3]))
-  assert "more" not in found and found["scale"].dtype == np.float64
+def test_what_nobody_asks_for_is_not_even_read(tmp_path):
+  found = read(tmp_path, (), ("S",), pose=np.array([{"an": "object"}], object), scale=np.array([1, 2, 3]))
+  assert set(found) == {"imgname", "center", "scale", "S"} and found["scale"].dtype == np.float64
 
 
 def test_keypoints_are_openpose_then_annotated(tmp_path):
-  found = spin_files.keypoints(read(tmp_path))
+  found = spin_files.keypoints(read(tmp_path, welcome=("part", "openpose")))
   assert found.shape == (NUM, 49, 3) and not found[:, :25].any() and found[:, 25:].all()
 
 
@@ -53,7 +54,7 @@ def test_keypoints_are_openpose_then_annotated(tmp_path):
 ])
 def test_what_is_wrong_is_one_line(tmp_path, changes, said):
   with pytest.raises(InputError, match=said) as error:
-    read(tmp_path, ("S",), **changes)
+    read(tmp_path, ("S", "gender"), **changes)
   assert "\n" not in str(error.value) and "set.npz" in str(error.value)
 
 

@@ -20,6 +20,7 @@ from jhmr.errors import InputError
 
 WINDOW = 1.8       # sides of the box that a crop may show: 1.25 by scale, times 1.41 by rotation
 JPEG_QUALITY = 95
+LABELS = ("part", "openpose", "S", "pose", "shape", "has_smpl")
 _ANNOTATED = np.array(joints.mapping("spin49", "gt24"))
 
 
@@ -36,7 +37,7 @@ def build(out, annotations, root, report=lambda *_: None):
   Raises:
     InputError: when the annotations or a photograph cannot be read; no row is left out, or `id` would be another.
   """
-  arrays = spin_files.read(annotations, ())
+  arrays = spin_files.read(annotations, welcome=LABELS)
   spin_files.find(root, [arrays["imgname"]], hint="none can be left out: ids are rows of the file")
   if ("pose" in arrays) != ("shape" in arrays):
     raise InputError(f"annotations {annotations!r} have only one of pose and shape: both make a body")
