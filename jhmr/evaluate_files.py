@@ -171,13 +171,14 @@ def counter(arrays, rows, root, masks):
 
 
 def summarise(values, benchmark, seed=0):
-  """{name: {"value", "low", "high"}} of a method's rows; intervals are over images."""
+  """{name: {"value", "low", "high"}} of a method's rows, intervals over people; None where it predicts no numbers."""
   lost = int(np.sum(values.pop("lost", 0)))
   if lost:
     report.warn(f"{lost} faces of bodies much larger than their crops were not drawn")
   samples = (intervals.replicates(values, seed=seed) if benchmark.joints
              else silhouettes.replicates(values, seed=seed))
-  return {name: {k: float(v) for k, v in intervals.interval(samples[name]).items()} for name in benchmark.metrics}
+  number = lambda x: float(x) if np.isfinite(x) else None  # JSON has no NaN
+  return {name: {k: number(v) for k, v in intervals.interval(samples[name]).items()} for name in benchmark.metrics}
 
 
 def write_results(path, rows, found, size):
@@ -248,21 +249,25 @@ def score(args):
   config, system, state, assets = evaluate.load_run(args.workdir, args.step, args.body)
   assets, size = load_assets(config, assets, benchmark)
   mapper = parallel.make(args.parallel)
+  program = make_program(mapper, system, benchmark, size)
   keep = {} if benchmark.joints else {"keep": counter(arrays, rows, args.images, args.masks or args.images)}
   with concurrent.futures.ThreadPoolExecutor(THREADS, thread_name_prefix="jhmr-crop") as pool:
     batches = open_batches(arrays, rows, args.images, args.batch_size or BATCH, config.image_size, args.crop, mapper,
                            pool)
-    values, results = gather(make_program(mapper, system, benchmark, size), batches, mapper.replicate(state),
-                             mapper.replicate(assets), mapper, **keep)
+    values, results = gather(program, batches, mapper.replicate(state), mapper.replicate(assets), mapper, **keep)
   table = [{"method": config.system if method == "run" else method, "examples": len(rows)} | summarise(v, benchmark)
            for method, v in values.items()]
-  report.say(f"{args.benchmark}, {len(rows):,} people, crops {args.crop}; [95 % interval over people]")
-  report.table([row | {m: hypothesis_report.cell(row[m]) for m in benchmark.metrics} for row in table],
-               ("method", *benchmark.metrics))
+  write(args, table, benchmark, {"step": int(state.step), "left_out": total - len(rows)})
   if args.result_file:
     write_results(args.result_file, rows, results, total)
+
+
+def write(args, table, benchmark, about):
+  """Prints the table, and keeps it with what it is of in --out."""
+  report.say(f"{args.benchmark}, {table[0]['examples']:,} people, crops {args.crop}; [95 % interval over people]")
+  report.table([row | {m: hypothesis_report.cell(row[m]) for m in benchmark.metrics} for row in table],
+               ("method", *benchmark.metrics))
   if args.out:
     with files.whole(args.out) as f:
-      json.dump({"benchmark": args.benchmark, "annotations": args.annotations, "crop": args.crop,
-                 "step": int(state.step), "left_out": total - len(rows), "interval": intervals.LEVEL,
-                 "resamples": intervals.RESAMPLES, "rows": table}, f, indent=2)
+      json.dump({"benchmark": args.benchmark, "annotations": args.annotations, "crop": args.crop} | about | {
+          "interval": intervals.LEVEL, "resamples": intervals.RESAMPLES, "rows": table}, f, indent=2)
