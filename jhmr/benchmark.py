@@ -13,8 +13,8 @@ import cv2
 import jax
 import jax.numpy as jnp
 from jhmr import command, report
-from jhmr.benchmarks import body, data, fitting, flow, growth, hypotheses, input as input_row, precision, render, smplify
-from jhmr.benchmarks import timing, train, train_prohmr
+from jhmr.benchmarks import body, data, fitting, flow, growth, hypotheses, input as input_row, precision, render
+from jhmr.benchmarks import smplify, timing, train, train_prohmr
 from jhmr.errors import InputError
 
 ROWS = {
