@@ -36,8 +36,8 @@ def guarded(step, ema=0.0):
       t = state.step.astype(jnp.float32)
       decay = jnp.minimum(ema, (1 + t) / (10 + t))
       new = new.replace(ema=jax.tree.map(lambda a, p: decay * a + (1 - decay) * p, state.ema, new.params))
-    # Not the memory: systems write to it when the step is sound, in place. Keeping both tables of 300,000 fits to choose
-    # from would copy 0.1 GB each step: 49 ms on a CPU, where writing 64 rows takes 0.1 ms.
+    # Not the memory: systems write to it only when the step is sound, and in place. To choose between two tables of
+    # 300,000 fits is to copy 0.1 GB each step: 49 ms on a CPU, where writing 64 rows takes 0.1 ms.
     memory, rest = new.memory, lambda state: state.replace(memory={})
     new = jax.tree.map(lambda n, o: jnp.where(sound, n, o), rest(new), rest(state)).replace(memory=memory)
     skipped = state.skipped + jnp.where(sound, 0, 1).astype(jnp.int32)

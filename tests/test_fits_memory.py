@@ -102,7 +102,8 @@ def test_of_equal_ids_the_best_fit_wins_and_the_first_of_equals():
 
 
 def test_rows_that_do_not_exist_read_as_unknown_zeros():
-  pose, betas, known = fits_memory.take(table(), np.int32([N, -1, 17, 2]), np.ones(4, np.float32), np.ones(4, np.float32))
+  ones = np.ones(4, np.float32)
+  pose, betas, known = fits_memory.take(table(), np.int32([N, -1, 17, 2]), ones, ones)
   np.testing.assert_array_equal(known, [False, False, False, True])
   assert not np.any(pose[:3]) and not np.any(betas[:2]) and np.any(pose[3])
 
