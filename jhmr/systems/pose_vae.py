@@ -10,8 +10,8 @@ Losses: those of the authors' second release (V02_05), weights 0.005 kl, 4 verti
 
 Differs from the authors' code:
   - rotations and joints count to the end; theirs, in their first 15 epochs.
-  - the encoder sees poses with noise of `config.jitter_rad`: joints that the data never turn would otherwise be blown up
-    by its first batch norm, as soon as somebody's pose turns them.
+  - the encoder sees poses with noise of `config.jitter_rad`: its first batch norm would otherwise blow up the turns of
+    joints that the data never turn.
   - bodies of mean shape are SMPL's, not SMPL-X's.
 """
 

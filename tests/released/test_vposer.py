@@ -26,13 +26,12 @@ def release(request, tmp_path_factory):
   arrays = vposer_files.arrays(version, **SMALL)
   np.savez(folder / "weights.npz", **arrays)
   convert.main(["convert", "--kind", f"vposer{version}", "--from", str(folder / "weights.npz"), "--out",
-                str(folder / "run"), "--config.body=mannequin_small", *(f"--config.net.{k}={v}" for k, v in SMALL.items())])
+                str(folder / "run"), "--config.body=mannequin_small", "--config.net.hidden=12", "--config.net.latent=5"])
   return version, arrays, str(folder / "run")
 
 
-@pytest.mark.parametrize("version, count", [(1, 646_014 - 63 * 2), (2, 0)])
-def test_full_sizes_are_the_authors(version, count):
-  del count
+@pytest.mark.parametrize("version", [1, 2])
+def test_full_sizes_are_the_authors(version):
   theirs = vposer_files.shapes(version)
   named = {name: e.shape for e in vposer.entries(version) for name in e.names}
   theirs = {k.removeprefix("vp_model."): s for k, s in theirs.items() if not k.startswith("bm_train")}
@@ -48,7 +47,7 @@ def test_poses_and_latents_are_the_authors(release):
   version, arrays, workdir = release
   prior = pose_prior.load(workdir)
   rng = np.random.default_rng(0)
-  pose = rng.normal(size=(7, 23, 3)).astype(np.float32)
+  pose = (0.5 * rng.normal(size=(7, 23, 3))).astype(np.float32)  # angles below pi
   mean, std = jax.jit(pose_prior.encode)(prior, rotations.axis_angle_to_matrix(pose))
   slow_mean, slow_std = vposer_files.encode(arrays, version, pose[:, :21].reshape(7, 63).astype(np.float64))
   np.testing.assert_allclose(mean, slow_mean, atol=2e-5)
@@ -73,7 +72,7 @@ def test_a_key_that_is_missing_extra_misshaped_or_not_finite_is_named(version, k
   with pytest.raises(InputError, match="unexpected extra"):
     vposer.convert(arrays | {key: value, "extra": value}, net(version), "a.pt")
   with pytest.raises(InputError, match=f"of another shape {key}"):
-    vposer.convert(arrays | {key: value}, net(version, hidden=13, latent=6), "a.pt")
+    vposer.convert(arrays | {key: value[None]}, net(version), "a.pt")
   with pytest.raises(InputError, match=f"not finite: in {key}"):
     vposer.convert(arrays | {key: np.full_like(value, np.nan)}, net(version), "a.pt")
 

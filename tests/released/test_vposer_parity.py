@@ -9,7 +9,7 @@ from released import vposer_files
 
 torch = pytest.importorskip("torch")
 pytestmark = pytest.mark.parity
-functional = torch.nn.functional if hasattr(torch, "nn") else None
+functional = torch.nn.functional
 
 
 class Six(torch.nn.Module):
@@ -86,6 +86,15 @@ def saved(version, path):
   return model.eval()
 
 
+def told(model, pose, z, dtype):
+  """What torch says, in a precision."""
+  model = model.to(dtype)
+  with torch.no_grad():
+    mean, std = model.encode(torch.tensor(pose.reshape(len(pose), 63), dtype=dtype))
+    made = model.decode(torch.tensor(z, dtype=dtype)).view(len(z), 21, 3, 3)
+  return {"mean": mean.numpy(), "std": std.numpy(), "pose": made.numpy()}
+
+
 @pytest.mark.parametrize("version", [1, 2])
 def test_a_file_of_torch_becomes_the_same_network(tmp_path, version):
   model = saved(version, tmp_path / "weights.pt")
@@ -94,10 +103,10 @@ def test_a_file_of_torch_becomes_the_same_network(tmp_path, version):
   prior, rng = pose_prior.load(tmp_path / "run"), np.random.default_rng(0)
   pose = (0.5 * rng.normal(size=(20, 23, 3))).astype(np.float32)
   z = rng.normal(size=(20, 32)).astype(np.float32)
-  with torch.no_grad():
-    mean, std = model.encode(torch.tensor(pose[:, :21].reshape(20, 63)))
-    made = model.decode(torch.tensor(z)).view(20, 21, 3, 3)
-  ours = jax.jit(pose_prior.encode)(prior, rotations.axis_angle_to_matrix(pose))
-  np.testing.assert_allclose(ours[0], mean, atol=1e-5)
-  np.testing.assert_allclose(ours[1], std, atol=1e-5)
-  np.testing.assert_allclose(jax.jit(pose_prior.decode)(prior, z)[:, :21], made, atol=1e-5)
+  mean, std = jax.jit(pose_prior.encode)(prior, rotations.axis_angle_to_matrix(pose))
+  ours = {"mean": mean, "std": std, "pose": jax.jit(pose_prior.decode)(prior, z)[:, :21]}
+  theirs, exact = told(model, pose[:, :21], z, torch.float32), told(model, pose[:, :21], z, torch.float64)
+  for name, value in ours.items():
+    # Made-up 6D numbers have short columns here and there, which magnify rounding, theirs too.
+    limit = 1e-5 + np.abs(theirs[name] - exact[name]).max()
+    assert np.abs(value - exact[name]).max() < limit < 3e-5, name
