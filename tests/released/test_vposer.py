@@ -25,8 +25,9 @@ def release(request, tmp_path_factory):
   version, folder = request.param, tmp_path_factory.mktemp("vposer")
   arrays = vposer_files.arrays(version, **SMALL)
   np.savez(folder / "weights.npz", **arrays)
+  sizes = [f"--config.net.{name}={size}" for name, size in SMALL.items()]
   convert.main(["convert", "--kind", f"vposer{version}", "--from", str(folder / "weights.npz"), "--out",
-                str(folder / "run"), "--config.body=mannequin_small", "--config.net.hidden=12", "--config.net.latent=5"])
+                str(folder / "run"), "--config.body=mannequin_small", *sizes])
   return version, arrays, str(folder / "run")
 
 
