@@ -43,7 +43,7 @@ def load(workdir, step=None):
                      "with configs/pose_vae.py or converted from VPoser")
   loaded, _ = checkpoint.load_for_inference(workdir, step)
   net = pose_vae.PoseVae(**config.net, precision=jax.lax.Precision.HIGHEST)
-  return PosePrior(loaded["params"][NET], loaded["stats"][NET], net)
+  return PosePrior(*(jax.tree.map(jnp.asarray, loaded[kind][NET]) for kind in ("params", "stats")), net)
 
 
 def features(body_pose):
