@@ -74,9 +74,13 @@ def _config(args, kind):
     if args.config or args.overrides or args.legacy_lu:
       raise InputError(f"--kind {args.kind} is a part of any system: leave out --config and --legacy-lu")
     return None
-  config = command.parse_config(["convert", f"--config={args.config or kind.CONFIG}", *args.overrides])[0]
-  if config.system != args.kind:
-    raise InputError(f"config.system is {config.system!r}, but the weights are for {args.kind}: give another --config")
+  if args.legacy_lu and args.kind != "prohmr":
+    raise InputError(f"--legacy-lu is about ProHMR's flow, which --kind {args.kind} has not: leave it out")
+  given = ["convert", f"--config={args.config or kind.CONFIG}"]
+  if (system := command.parse_config(given)[0].system) not in kind.SYSTEMS:
+    raise InputError(f"config.system is {system!r}, but the weights are for {' or '.join(kind.SYSTEMS)}: give another "
+                     "--config")
+  config = command.parse_config([*given, *(f"--config.{s}" for s in kind.SETTINGS), *args.overrides])[0]
   if args.legacy_lu:
     kind.set_legacy_lu(config)
   return config
