@@ -95,7 +95,7 @@ def annotated(keypoints, set_name):
 # --- the loss, of one person
 
 _HIPS = ("right_hip", "left_hip", "pelvis")
-_LEGS = tuple((joints.index(SET, f"{side}_knee"), joints.index(SET, f"{side}_ankle")) for side in ("left", "right"))
+LEGS = tuple((joints.index(SET, f"{side}_knee"), joints.index(SET, f"{side}_ankle")) for side in ("left", "right"))
 _SHORTEST = 0.0089  # of an annotated shin, in the crop's -1 to 1
 
 
@@ -122,7 +122,7 @@ def loss_terms(points, betas, camera, keypoints, settings=Settings(), joints3d=N
   seen = project(points, camera, settings.projection)
   weight = (confidence * counted(settings.use_hips))[:, None]
   terms = {"keypoints2d": jnp.mean(weight * (seen - detected) ** 2), "betas": jnp.mean(betas ** 2),
-           "camera": jnp.exp(-10.0 * camera[0]) ** 2, "legs": sum(_leg(seen, detected, confidence, *l) for l in _LEGS)}
+           "camera": jnp.exp(-10.0 * camera[0]) ** 2, "legs": sum(_leg(seen, detected, confidence, *l) for l in LEGS)}
   if joints3d is not None:
     terms["keypoints3d"] = _keypoints3d(points, joints3d)
   return terms

@@ -65,9 +65,9 @@ def step(module, case, with_hips, with_3d):
       fits_dict=mock.MagicMock(__getitem__=lambda *_: (torch.zeros(1),) * 3), optimizer=mock.MagicMock(),
       focal_length=5000.0, criterion_keypoints=torch.nn.MSELoss(reduction="none"), exemplerTrainingMode=lambda: None,
       options=types.SimpleNamespace(
-          bExemplarMode=True, bExemplar_dataLoaderStart=-1, img_res=224, eft_withHip2D=with_hips, beta_loss_weight=0.001,
-          openpose_train_weight=0.0, gt_train_weight=1.0, bExemplarWith3DSkel=with_3d, keypoint_loss_weight=5.0,
-          bDebug_visEFT=False))
+          bExemplarMode=True, bExemplar_dataLoaderStart=-1, img_res=224, eft_withHip2D=with_hips,
+          beta_loss_weight=0.001, openpose_train_weight=0.0, gt_train_weight=1.0, bExemplarWith3DSkel=with_3d,
+          keypoint_loss_weight=5.0, bDebug_visEFT=False))
   for name in ("keypoint_loss", "keypoint_3d_loss_panopticDB"):
     setattr(fake, name, types.MethodType(getattr(module.EFTFitter, name), fake))
   one = torch.ones(1)
