@@ -291,7 +291,7 @@ def build(config):
   def predict(state, batch, assets):
     estimates = net.apply({"params": state.params["net"], "batch_stats": state.stats["net"]}, batch["image"],
                           regression.start_values(assets["mean"]), False)
-    return regression.prediction(estimates)
+    return regression.prediction(regression.decode(estimates))
 
   return System(init, step, predict)
 
