@@ -33,7 +33,8 @@ def read_openpose(path, set_name="openpose25"):
   people, bad = formats.openpose_people(tree, path, set_name)
   if bad:
     raise InputError(bad[0])
-  return np.stack([p.keypoints for p in people]) if people else np.zeros((0, len(joints.names(set_name)), 3), np.float32)
+  empty = np.zeros((0, len(joints.names(set_name)), 3), np.float32)
+  return np.stack([p.keypoints for p in people]) if people else empty
 
 
 def gather(path, joint_set=""):

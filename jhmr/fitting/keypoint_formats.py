@@ -274,8 +274,8 @@ def keypoints_of(values, set_name, where, visibility=False):
 def clean(keypoints):
   """Keypoints [..., K, 3] as fits want them: float32, confidence 0..1, missing and impossible ones all zero.
 
-  Impossible is what is not finite, has a negative confidence, or lies further than FARTHEST_PX out. A confidence above 1
-  counts as 1.
+  Impossible is what is not finite, has a negative confidence, or lies further than FARTHEST_PX out. A confidence above
+  1 counts as 1.
   """
   points = np.asarray(keypoints, np.float64)
   with np.errstate(invalid="ignore"):

@@ -1,4 +1,4 @@
-"""Arrays of .npz files that anybody may have made: no pickles, no header that lies, nothing that unpacks without end."""
+"""Arrays of .npz files that anybody may have made: no pickles, no lying headers, nothing that unpacks without end."""
 
 import zipfile
 
@@ -34,7 +34,8 @@ def _check_sizes(path, members):
   sizes = [(key, info.file_size, max(info.compress_size, 1)) for key, info in members.items()]
   for key, size, packed in sizes:
     if size > BOMB_BYTES and size > BOMB_RATIO * packed:
-      raise InputError(f"keypoints {path!r}: {key} unpacks from {packed} to {size} bytes: not read, write it uncompressed")
+      raise InputError(f"keypoints {path!r}: {key} unpacks from {packed} to {size} bytes, which is not believed: write "
+                       "it with numpy.savez")
   if (total := sum(size for _, size, _ in sizes)) > MOST_BYTES:
     raise InputError(f"keypoints {path!r} unpack to {total / 2**30:.1f} GB: split the file")
 

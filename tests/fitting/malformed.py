@@ -160,6 +160,7 @@ BAD = {
     "future_npy.npz": npz_of("keypoints.npy", b"\x93NUMPY\x09\x00" + bytes(100)),
     "bomb.npz": npz_of("keypoints.npy", bytes(300 << 20)),
 }
+PLACES = ("folder.json", "loop.json", "nowhere.json", "device.json", "pipe.json")
 
 
 def write_bad(folder):
@@ -171,4 +172,4 @@ def write_bad(folder):
   (folder / "nowhere.json").symlink_to(folder / "not there")
   (folder / "device.json").symlink_to("/dev/zero")
   os.mkfifo(folder / "pipe.json")
-  return [*BAD, "folder.json", "loop.json", "nowhere.json", "device.json", "pipe.json"]
+  return [*BAD, *PLACES]

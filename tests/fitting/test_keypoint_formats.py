@@ -18,7 +18,7 @@ def bad_folder(tmp_path_factory):
   return folder
 
 
-@pytest.mark.parametrize("name", [*malformed.BAD, "folder.json", "loop.json", "nowhere.json", "device.json", "pipe.json"])
+@pytest.mark.parametrize("name", [*malformed.BAD, *malformed.PLACES])
 def test_a_file_that_cannot_be_used_is_one_line_that_names_it(bad_folder, name):
   path = str(bad_folder / name)
   with pytest.raises(InputError) as error:
@@ -49,8 +49,9 @@ def test_one_bad_person_does_not_cost_the_others(tmp_path):
   assert len(bad) == 1 and "person 1 is null" in bad[0]
 
 
-@pytest.mark.parametrize("value, index", [(float("nan"), 6), (float("inf"), 7), (-float("inf"), 6), (1e38, 7), (1e300, 6),
-                                          (-1e9, 7), (-0.5, 8), (float("nan"), 8)])
+@pytest.mark.parametrize("value, index", [
+    (float("nan"), 6), (float("inf"), 7), (-float("inf"), 6), (1e38, 7), (1e300, 6), (-1e9, 7), (-0.5, 8),
+    (float("nan"), 8)])
 def test_an_impossible_keypoint_is_missing_and_the_others_stay(tmp_path, value, index):
   file = tmp_path / "a.json"
   file.write_text(malformed.openpose(malformed.changed(index, value)))
@@ -109,8 +110,8 @@ def test_coco_results_keep_scores_and_share_names(tmp_path):
 
 def test_npz_with_all_it_can_have(tmp_path):
   points = np.stack([malformed.standing(), malformed.standing(20)]).astype(np.float16)
-  arrays = dict(keypoints=points, joint_set="openpose25", names=["../x", "x"], images=["p.jpg", ""], image_size=[120, 160],
-                person=[4, 4], focal_px=900, center_px=[[60, 80], [61, 81]], transl_m=[[0, 0, 3], [np.nan] * 3])
+  arrays = dict(keypoints=points, joint_set="openpose25", names=["../x", "x"], images=["p.jpg", ""],
+                image_size=[120, 160], person=[4, 4], focal_px=900, center_px=[[60, 80], [61, 81]], transl_m=[[0, 0, 3], [np.nan] * 3])
   (tmp_path / "set.npz").write_bytes(malformed.npz(**arrays))
   (first, second), bad = keypoint_files.gather(str(tmp_path))
   assert not bad and (first.name, second.name) == ("_x", "x") and first.person == second.person == "4"
