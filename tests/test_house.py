@@ -21,7 +21,7 @@ ROOMS = {
     "jhmr.body": ("jhmr.errors", "jhmr.files", "jhmr.body"),
     "jhmr.nn": ("jhmr.nn",),
     "jhmr.released": ("jhmr.errors", "jhmr.nn", "jhmr.body.pickles", "jhmr.released"),
-    "jhmr.fitting": ("jhmr.errors", "jhmr.body", "jhmr.fitting"),
+    "jhmr.fitting": ("jhmr.errors", "jhmr.files", "jhmr.body", "jhmr.fitting"),
     "jhmr.data": ("jhmr.errors", "jhmr.body", "jhmr.data", "jhmr.command", "jhmr.report"),
     "jhmr.regression": ("jhmr.body", "jhmr.losses"),
     "jhmr.losses": ("jhmr.body", "jhmr.state"),

@@ -28,7 +28,8 @@ def rigid_body(body, set_names):
   one_joint[joint, count], points_of[landmark, count] = 1, weight
   f32 = lambda x: jnp.asarray(x, jnp.float32)
   return part.replace(template=f32(template @ means.T), blend_dirs=f32(blend.reshape(len(blend), -1)),
-                      skin_weights=f32(one_joint), landmarks=f32(points_of), landmark_vertices=(-1,) * len(rows))
+                      skin_weights=f32(one_joint), landmarks=f32(points_of), landmark_vertices=(-1,) * len(rows),
+                      point_joints=tuple(map(int, joint)))
 
 
 def _points(rows, skin):

@@ -15,6 +15,7 @@ _NUMPY = ("numpy", "numpy.core.multiarray", "numpy._core.multiarray", "numpy.cor
           "numpy.matrixlib.defmatrix")
 _BUILTINS = ("__builtin__", "builtins")
 _SPARSE = re.compile(r"scipy\.sparse(\._?(csc|csr|coo))?:(csc|csr|coo)_(matrix|array)")
+_MIXTURE = re.compile(r"sklearn\.mixture(\.\w+)*:(GMM|GaussianMixture)")
 _ALLOWED = {
     *((m, n) for m in _NUMPY for n in ("ndarray", "dtype", "matrix", "_reconstruct", "scalar", "_frombuffer")),
     *((m, n) for m in _BUILTINS for n in ("object", "set", "list", "dict", "bytes", "bytearray")),
@@ -75,7 +76,8 @@ class _Unpickler(SafeUnpickler):
   def find_class(self, module, name):
     sparse = _SPARSE.fullmatch(f"{module}:{name}")
     chumpy = module.split(".")[0] == "chumpy" and name.isidentifier()
-    if not (chumpy or sparse or (module, name) in _ALLOWED):
+    mixture = _MIXTURE.fullmatch(f"{module}:{name}")
+    if not (chumpy or sparse or mixture or (module, name) in _ALLOWED):
       raise BadPickle(f"it asks for {module}.{name}, which no body model needs")
     # Calls and instances alike. Every stub has its own class, so a pickle that alters one alters nothing else.
     return type("_Stub", (_Stub,), {"name": f"{module}.{name}"})
@@ -98,6 +100,18 @@ def read(file):
     raise
   except Exception as error:  # damaged pickles raise nearly every kind
     raise BadPickle(f"it is damaged or not a pickle ({type(error).__name__}: {error})") from error
+
+
+def attributes(value):
+  """What a value of `read` holds by name: a dict as it is, an object's attributes.
+
+  Raises:
+    BadPickle: when it is neither.
+  """
+  found = value.state if isinstance(value, _Stub) else value
+  if not isinstance(found, dict):
+    raise BadPickle(f"a {type(value).__name__} where a dict should be")
+  return found
 
 
 def array(value, depth=0):

@@ -37,6 +37,15 @@ def _rodrigues_factors(square):
   return a, b
 
 
+def jacobian_factors(square):
+  """(1 - cos(t))/t^2 and (t - sin(t))/t^3 of t^2: I + b K + c K^2 is the left Jacobian of the exponential map."""
+  small = square < _SERIES_BELOW
+  near, far = jnp.where(small, square, 0.0), jnp.where(small, 1.0, square)
+  a, b = _rodrigues_factors(square)
+  c = _polynomial(near, (1 / 6, -1 / 120, 1 / 5040, -1 / 362880, 1 / 39916800, -1 / 6227020800))
+  return b, jnp.where(small, c, (1 - a) / far)
+
+
 def _polynomial(x, coefficients):
   """Horner's rule, constant term first."""
   total = coefficients[-1]

@@ -39,6 +39,7 @@ class Smpl:
   landmark_names: tuple = struct.field(pytree_node=False)
   landmark_vertices: tuple = struct.field(pytree_node=False)  # the vertex, where a landmark is one vertex, else -1
   parents: tuple = struct.field(pytree_node=False)
+  point_joints: tuple = struct.field(pytree_node=False, default=())  # which joint alone moves each vertex; () otherwise
 
 
 @struct.dataclass
@@ -174,21 +175,21 @@ def _correctives(body, betas, pose):
 
 def _chain(parents, pose, rest):
   """World rotations [B, J, 3, 3] and positions [B, J, 3] of the joints, level by level of the tree."""
-  bones = rest - jnp.where(np.array(parents)[None, :, None] < 0, 0.0, _pick(rest, [max(p, 0) for p in parents]))
+  bones = rest - jnp.where(np.array(parents)[None, :, None] < 0, 0.0, pick(rest, [max(p, 0) for p in parents]))
   local = jnp.concatenate([pose, bones[..., None]], -1)  # [B, J, 3, 4]
-  levels = _levels(parents)
-  world = [_pick(local, levels[0])]
-  for above, level in zip(levels, levels[1:]):
-    parent = _pick(world[-1], [above.index(parents[j]) for j in level])
-    turned = _dot(parent[..., :3], _pick(local, level))
+  tree = levels(parents)
+  world = [pick(local, tree[0])]
+  for above, level in zip(tree, tree[1:]):
+    parent = pick(world[-1], [above.index(parents[j]) for j in level])
+    turned = _dot(parent[..., :3], pick(local, level))
     world.append(jnp.concatenate([turned[..., :3], turned[..., 3:] + parent[..., 3:]], -1))
-  order = [j for level in levels for j in level]
-  world = _pick(jnp.concatenate(world, 1), [order.index(j) for j in range(len(order))])
+  order = [j for level in tree for j in level]
+  world = pick(jnp.concatenate(world, 1), [order.index(j) for j in range(len(order))])
   return world[..., :3], world[..., 3]
 
 
 @functools.lru_cache(maxsize=None)
-def _levels(parents):
+def levels(parents):
   """Joints grouped by depth in the tree: 9 groups for SMPL, instead of 24 products in a row."""
   depth = []
   for parent in parents:
@@ -196,14 +197,14 @@ def _levels(parents):
   return tuple(tuple(j for j, d in enumerate(depth) if d == level) for level in range(max(depth) + 1))
 
 
-def _pick(x, ids):
-  """x[:, ids] by slices: the gradient of a gather is a scatter, slow on every device and long to compile."""
+def pick(x, ids, axis=1):
+  """x[:, ids], or x[ids] with axis 0, by slices: the gradient of a gather is a scatter, slow and long to compile."""
   runs, start = [], 0
   for i in range(1, len(ids) + 1):
     if i == len(ids) or ids[i] != ids[i - 1] + 1:
-      runs.append(x[:, ids[start]:ids[i - 1] + 1])
+      runs.append(jax.lax.slice_in_dim(x, ids[start], ids[i - 1] + 1, axis=axis))
       start = i
-  return jnp.concatenate(runs, 1) if len(runs) > 1 else runs[0]
+  return jnp.concatenate(runs, axis) if len(runs) > 1 else runs[0]
 
 
 def _dot(a, b):
@@ -235,7 +236,7 @@ def keypoints(body, posed, set_name):
   """
   wanted = joints.landmarks(set_name)
   others = sorted(set(wanted) - set(joints.SMPL24))
-  rows = _landmark_ids(body, others, set_name)
+  rows = landmark_ids(body, others, set_name)
   vertices = np.array(body.landmark_vertices, np.int32)[rows]
   # On a whole mesh picking saves an eighth of the time of `forward`; on a sub-body the gradient of the product is
   # faster than that of picking.
@@ -250,7 +251,8 @@ def keypoints(body, posed, set_name):
   return jnp.concatenate(points, -2)[..., np.array([order.index(name) for name in wanted]), :]
 
 
-def _landmark_ids(body, names, set_name):
+def landmark_ids(body, names, set_name):
+  """Positions of landmarks in a body; InputError names the set and the file that would supply what is missing."""
   missing = [name for name in names if name not in body.landmark_names]
   if missing:
     source = _SUPPLIED_BY[missing[0].split(":")[0]]
@@ -265,7 +267,7 @@ def sub_body(body, set_names):
   Works on concrete arrays, at set-up time. `forward` then returns only the vertices kept.
   """
   wanted = sorted(set().union(*(joints.landmarks(name) for name in set_names)) - set(joints.SMPL24))
-  rows = np.asarray(body.landmarks)[_landmark_ids(body, wanted, "+".join(set_names))]
+  rows = np.asarray(body.landmarks)[landmark_ids(body, wanted, "+".join(set_names))]
   keep = np.flatnonzero((rows != 0).any(0))
   blend = np.asarray(body.blend_dirs)
   blend = blend.reshape(len(blend), 3, -1)[..., keep].reshape(len(blend), -1)

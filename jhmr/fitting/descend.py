@@ -9,6 +9,7 @@ from typing import NamedTuple
 import jax
 from jax.flatten_util import ravel_pytree
 import jax.numpy as jnp
+import numpy as np
 import optax
 
 
@@ -119,5 +120,59 @@ def descend(loss_fn, x, tx, num_steps):
     return (optax.apply_updates(x, updates), opt, best), loss
 
   carry = (x, tx.init(x), (jnp.full((), jnp.inf, x.dtype), x))
+  (*_, (_, x)), losses = jax.lax.scan(body, carry, length=num_steps)
+  return unravel(x), losses
+
+
+def descend_together(loss_fn, x, tx, num_steps):
+  """num_steps of an elementwise optimiser such as Adam on P problems at once, people on the last axis.
+
+  Args:
+    loss_fn: x -> [P]; entries of x may serve several problems.
+    x: a pytree of float arrays.
+    tx: an optax transformation.
+  Returns:
+    (x, losses [num_steps, P]): the last point, and the losses before each step.
+  Source: SPIN, authors' `smplify/smplify.py`, which keeps the last point too.
+  """
+  total = jax.value_and_grad(lambda x: (lambda each: (jnp.sum(each), each))(loss_fn(x)), has_aux=True)
+
+  def body(carry, _):
+    x, opt = carry
+    (_, each), grad = total(x)
+    updates, opt = tx.update(grad, opt, x)
+    return (optax.apply_updates(x, updates), opt), each
+
+  (x, _), losses = jax.lax.scan(body, (x, tx.init(x)), length=num_steps)
+  return x, losses
+
+
+def descend_each(loss_fn, x, tx, num_steps):
+  """`descend` for P problems whose losses and gradients are computed at once, people on the last axis.
+
+  Args:
+    loss_fn: x -> [P], each of its own column alone.
+    x: a pytree of float arrays [..., P].
+    tx: an optax transformation of one problem's vector, such as `lbfgs()`.
+  Returns:
+    (x, losses [num_steps, P]): of each problem the best point.
+  """
+  leaves, treedef = jax.tree.flatten(x)
+  ends = [int(n) for n in np.cumsum([leaf[..., 0].size for leaf in leaves])]
+  flat = jnp.concatenate([leaf.reshape(-1, leaf.shape[-1]) for leaf in leaves])             # [n, P]
+  unravel = lambda flat: treedef.unflatten(
+      [part.reshape(leaf.shape) for part, leaf in zip(jnp.split(flat, ends[:-1]), leaves)])
+  total = jax.value_and_grad(lambda v: (lambda each: (jnp.sum(each), each))(loss_fn(unravel(v))), has_aux=True)
+  update = jax.vmap(lambda grad, opt, x, value: tx.update(grad, opt, x, value=value), (-1, 0, -1, 0), (-1, 0))
+
+  def body(carry, _):
+    x, opt, best = carry
+    (_, each), grad = total(x)
+    best = jax.tree.map(lambda new, old: jnp.where(each < best[0], new, old), (each, x), best)
+    updates, opt = update(grad, opt, x, each)
+    return (x + updates, opt, best), each
+
+  opt = jax.vmap(tx.init, -1)(flat)
+  carry = (flat, opt, (jnp.full(flat.shape[-1], jnp.inf, flat.dtype), flat))
   (*_, (_, x)), losses = jax.lax.scan(body, carry, length=num_steps)
   return unravel(x), losses
