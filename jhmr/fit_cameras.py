@@ -52,7 +52,8 @@ def sized(people, pictures):
   with concurrent.futures.ThreadPoolExecutor() as pool:
     sizes = dict(zip(paths, pool.map(size, paths)))
   known = lambda i, p: p.image_size if p.image_size[0] else tuple(map(float, sizes.get(pictures.get(i), [(0, 0)])[0]))
-  return [p._replace(image_size=known(i, p)) for i, p in enumerate(people)], [said for _, said in sizes.values() if said]
+  bad = [said for _, said in sizes.values() if said]
+  return [p._replace(image_size=known(i, p)) for i, p in enumerate(people)], bad
 
 
 def arrays_of(people, focal_px=0.0, image_size=(0.0, 0.0)):

@@ -154,15 +154,15 @@ def parse(argv):
 
 def check(args):
   """Raises InputError for options out of range; turns the image size into numbers."""
-  try:
-    args.image_size = tuple(int(v) for v in args.image_size.split(","))
-    assert len(args.image_size) == 2 and min(args.image_size) >= 64
-  except (ValueError, AssertionError) as error:
-    raise InputError(f"--image-size {args.image_size!r}: give W,H in pixels, such as 1280,960") from error
+  sides = args.image_size.split(",")
+  if len(sides) != 2 or not all(s.strip().isdigit() and int(s) >= 64 for s in sides):
+    raise InputError(f"--image-size {args.image_size!r}: give W,H in pixels, such as 1280,960")
+  args.image_size = tuple(map(int, sides))
   if args.joint_set not in joints.SETS:
     raise InputError(f"--joint-set {args.joint_set!r} does not exist: use one of {', '.join(joints.SETS)}")
   if min(args.people, args.frames) < 1 or args.noise_px < 0 or not 0 <= args.missing < 1 or not args.focal > 0:
-    raise InputError("--people and --frames are 1 or more, --noise-px not negative, --missing in 0..1, --focal positive")
+    raise InputError("--people and --frames are 1 or more, --noise-px not negative, --missing from 0 to below 1, --focal "
+                     "positive")
   if not 0 <= args.seed < 2**31:
     raise InputError(f"--seed {args.seed}: give a number from 0 to {2**31 - 1}")
   out = pathlib.Path(args.out).absolute()
@@ -183,7 +183,7 @@ def main(argv):
     write(whole / "keypoints", args.format, detected(truth, args.noise_px, args.missing, args.seed), truth)
     np.savez(whole / "truth.npz", **truth)
     os.rename(whole, out)
-  print(f"{args.people} people in {time.monotonic() - began:.0f} s: {out}/keypoints, and what they are, {out}/truth.npz")
+  print(f"{args.people} people in {time.monotonic() - began:.0f} s: {out}/keypoints, and the truth, {out}/truth.npz")
 
 
 if __name__ == "__main__":
