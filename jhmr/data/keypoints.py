@@ -9,6 +9,7 @@ keypoints_px [N, K, 2] without noise, box_size_px [N], joint_set, names and pers
 """
 
 import argparse
+import functools
 import json
 import os
 import pathlib
@@ -35,10 +36,11 @@ BOX_PX = (160.0, 700.0)        # side of the square around a person's keypoints,
 BOX_SCALE = 1.2                # of that square over what the keypoints cover
 CROP_PX = 224.0                # noise is in pixels of a box of this side
 MAX_BETA = 3.0
-_BATCH = 1000
+_BATCHES = (64, 1000)  # people at a time, for few and for many: two programs, whatever is asked for
 _VIEW_U = 6
 
 
+@functools.partial(jax.jit, static_argnames="set_name")
 def people(body, table, seed, index, set_name, image_size, focal_px, frames=1, facing_deg=180.0):
   """People with indices [B]: a function of (seed, index) alone.
 
@@ -119,10 +121,10 @@ def make(args):
   """The bodies that the options ask for, as `truth.npz` holds them."""
   body = landmarks.rigid_body(smpl.load(args.body), (args.joint_set,))
   table = poses.mocap_table(args.mocap) if args.mocap else None
-  program = jax.jit(lambda body, table, index: people(body, table, args.seed, index, args.joint_set, args.image_size,
-                                                      args.focal, args.frames, args.facing_deg))
-  count = min(_BATCH, args.people)
-  parts = [jax.device_get(program(body, table, jnp.arange(i, i + count))) for i in range(0, args.people, count)]
+  count = _BATCHES[args.people > _BATCHES[0]]
+  options = np.float32(args.image_size), np.float32(args.focal), args.frames, np.float32(args.facing_deg)
+  parts = [jax.device_get(people(body, table, args.seed, jnp.arange(i, i + count), args.joint_set, *options))
+           for i in range(0, args.people, count)]
   truth = jax.tree.map(lambda *x: np.concatenate(x)[:args.people], *parts)
   digits = len(str(args.people - 1))
   names = np.array([f"{i:0{digits}d}" for i in range(args.people)])
@@ -161,8 +163,8 @@ def check(args):
   if args.joint_set not in joints.SETS:
     raise InputError(f"--joint-set {args.joint_set!r} does not exist: use one of {', '.join(joints.SETS)}")
   if min(args.people, args.frames) < 1 or args.noise_px < 0 or not 0 <= args.missing < 1 or not args.focal > 0:
-    raise InputError("--people and --frames are 1 or more, --noise-px not negative, --missing from 0 to below 1, --focal "
-                     "positive")
+    raise InputError("--people and --frames are 1 or more, --noise-px not negative, --missing from 0 to below 1, "
+                     "--focal positive")
   if not 0 <= args.seed < 2**31:
     raise InputError(f"--seed {args.seed}: give a number from 0 to {2**31 - 1}")
   out = pathlib.Path(args.out).absolute()
