@@ -30,6 +30,8 @@ ROOMS = {
     "jhmr.quantise": (),
     "jhmr.sampling": ("jhmr.body", "jhmr.quantise", "jhmr.state"),
     "jhmr.intervals": (),
+    "jhmr.joint_scores": ("jhmr.errors", "jhmr.body", "jhmr.metrics"),
+    "jhmr.silhouettes": ("jhmr.errors", "jhmr.body", "jhmr.intervals"),
     "jhmr.plots": (),
     "jhmr.optim": ("jhmr.errors",),
     "jhmr.parallel": ("jhmr.errors", "jhmr.state"),
