@@ -81,22 +81,25 @@ def write_json(f, table):
   box, where SPIN's camera is s (X + t); the side of the box is 200 bbox_scale.
   Differs: "valid", "loss" and the sentence on the camera are ours.
   """
-  names = joints.names(str(table["joint_set"]))
+  count, names = len(table["names"]), joints.names(str(table["joint_set"]))
   have = {n.removeprefix("op_"): i for i, n in reversed(list(enumerate(names)))}
-  weak = table["camera"].astype(np.float64)
-  cam = np.concatenate([weak[:, :1], weak[:, :1] * weak[:, 1:]], 1)
-  flat = lambda x: np.nan_to_num(np.round(np.asarray(x, np.float64), 6)).tolist()
-  rows = {"parm_pose": flat(table["pose"]), "parm_shape": flat(table["betas"]), "parm_cam": flat(cam),
-          "bbox_scale": flat(table["box_size_px"] / 200), "bbox_center": flat(table["box_center_px"]),
-          "joint_validity_openpose18": [[int(n in have and k[have[n], 2] > 0) for n in OPENPOSE18]
-                                        for k in table["keypoints"]],
-          "imageName": table["images"].tolist(), "annotId": table["annotation"].tolist(),
-          "subjectId": table["names"].tolist(), "loss": flat(table["objective"]), "valid": table["valid"].tolist()}
   f.write('{"ver": "jhmr 1", "parm_cam": "x = s X + t in -1..1 of the box (EFT)", "data": [\n')
-  for i in range(len(names := table["names"])):
-    entry = {key: values[i] for key, values in rows.items()} | {"smpltype": "smpl"}
-    f.write(json.dumps(entry) + (",\n" if i + 1 < len(names) else "\n"))
+  for i in range(count):
+    row = {name: values[i] for name, values in table.items() if name != "joint_set"}
+    s, tx, ty = row["camera"].astype(np.float64)
+    entry = {"parm_pose": _numbers(row["pose"]), "parm_shape": _numbers(row["betas"]),
+             "parm_cam": _numbers([s, s * tx, s * ty]), "bbox_scale": _numbers(row["box_size_px"] / 200),
+             "bbox_center": _numbers(row["box_center_px"]),
+             "joint_validity_openpose18": [int(n in have and row["keypoints"][have[n], 2] > 0) for n in OPENPOSE18],
+             "smpltype": "smpl", "imageName": str(row["images"]), "annotId": int(row["annotation"]),
+             "subjectId": str(row["names"]), "loss": _numbers(row["objective"]), "valid": bool(row["valid"])}
+    f.write(json.dumps(entry) + (",\n" if i + 1 < count else "\n"))
   f.write("]}\n")
+
+
+def _numbers(x):
+  """As JSON has numbers: six decimals, and 0 where a fit is not finite."""
+  return np.nan_to_num(np.round(np.asarray(x, np.float64), 6)).tolist()
 
 
 def bodies(table, solver):

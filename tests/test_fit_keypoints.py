@@ -3,12 +3,16 @@
 import json
 
 import cv2
+import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from jhmr import fit
+from jhmr import assets as assets_lib
+from jhmr import evaluate, fit
 from jhmr.body import camera, joints, rotations, smpl
 from jhmr.data import keypoints as made_up
+from jhmr.state import Prediction, System, TrainState
+import runs
 
 FEW = ("--body", "mannequin_small", "--num-steps", "60", "--method", "spin")
 
@@ -109,3 +113,41 @@ def test_a_shared_shape_is_one(people, tmp_path):
             "--no-pictures", "--shared-shape", *FEW])
   with np.load(tmp_path / "one" / "fits.npz") as table:
     assert np.ptp(table["betas"], 0).max() == 0 and np.abs(table["betas"]).max() > 1e-3
+
+
+def sees(state, batch, assets):
+  """A network that takes everybody for somebody of the mean pose, larger the brighter the crop is."""
+  del state
+  count = len(batch["image"])
+  rows = lambda x: jnp.broadcast_to(x, (count, 1, *x.shape))
+  scale = 0.8 + 0.01 * batch["image"].mean((1, 2, 3))
+  pose = assets["mean"]["pose"]
+  return Prediction(rows(pose[:1]), rows(pose[1:]), rows(0.5 * jnp.ones(10)),
+                    jnp.stack([scale, 0 * scale, 0 * scale], -1)[:, None], jnp.zeros((count, 1)))
+
+
+def test_a_run_says_where_a_fit_starts(people, tmp_path, monkeypatch, capsys):
+  config = runs.config_of("body=mannequin_small", "image_size=32")
+  state = TrainState(step=jnp.zeros((), jnp.int32), params={}, opt_state={}, stats={}, memory={})
+  assets = assets_lib.load(config)
+  system = System(None, None, sees)
+  monkeypatch.setattr(evaluate, "load_run", lambda workdir, step=None, body=None: (config, system, state, assets))
+  with np.load(people / "keypoints" / "keypoints.npz") as f:
+    stored = dict(f, images=np.array([f"{i}.png" for i in range(5)]))
+  np.savez(tmp_path / "seen.npz", **stored)
+  (tmp_path / "photos").mkdir()
+  for i in (0, 1, 3):
+    cv2.imwrite(str(tmp_path / "photos" / f"{i}.png"), np.full((960, 1280, 3), 40 * i, np.uint8))
+  (tmp_path / "photos" / "4.png").write_bytes(b"<html>")
+  fit.main(["fit", "--keypoints", str(tmp_path / "seen.npz"), "--out", str(tmp_path / "out"), "--workdir", "run",
+            "--images", str(tmp_path / "photos"), "--method", "spin", "--num-steps", "1", "--no-meshes",
+            "--no-pictures"])
+  said = capsys.readouterr().err
+  with np.load(tmp_path / "out" / "fits.npz") as f:
+    table = dict(f)
+  assert table["names"].tolist() == ["0", "1", "3"] and "no picture" in said and "4.png" in said
+  # One step of Adam moves every number by at most 0.01.
+  np.testing.assert_allclose(table["betas"], 0.5, atol=0.011)
+  mean = np.asarray(rotations.matrix_to_axis_angle(assets["mean"]["pose"]))[1:].ravel()
+  np.testing.assert_allclose(table["pose_axis_angle"][:, 3:], np.broadcast_to(mean, (3, 69)), atol=0.011)
+  assert np.all(np.diff(table["camera"][:, 0]) > 1e-3)  # brighter pictures, larger people
