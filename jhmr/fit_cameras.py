@@ -19,6 +19,8 @@ import numpy as np
 def find_pictures(people, images):
   """{position of a person: path} of those whose picture is among --images, a folder or one file."""
   if not os.path.isdir(images):
+    if len({p.image for p in people}) == 1:  # one picture and the keypoints in it, whatever they are called
+      return dict.fromkeys(range(len(people)), images)
     by_name = {os.path.basename(images): images}
   else:
     by_name = {name: os.path.join(images, name) for name in sorted(os.listdir(images))

@@ -1,6 +1,10 @@
 """The command `fit` from keypoint files to bodies, without a network: what is written is what was fitted."""
 
 import json
+import pathlib
+import subprocess
+import sys
+import time
 
 import cv2
 import jax.numpy as jnp
@@ -14,6 +18,7 @@ from jhmr.data import keypoints as made_up
 from jhmr.state import Prediction, System, TrainState
 import runs
 
+ROOT = pathlib.Path(__file__).parent.parent
 FEW = ("--body", "mannequin_small", "--num-steps", "60", "--method", "spin")
 
 
@@ -151,3 +156,30 @@ def test_a_run_says_where_a_fit_starts(people, tmp_path, monkeypatch, capsys):
   mean = np.asarray(rotations.matrix_to_axis_angle(assets["mean"]["pose"]))[1:].ravel()
   np.testing.assert_allclose(table["pose_axis_angle"][:, 3:], np.broadcast_to(mean, (3, 69)), atol=0.011)
   assert np.all(np.diff(table["camera"][:, 0]) > 1e-3)  # brighter pictures, larger people
+
+
+@pytest.mark.slow
+def test_the_command_itself_survives_kills(tmp_path):
+  made_up.main(["x", "--out", str(tmp_path / "set"), "--people", "300", "--body", "mannequin_small"])
+
+  def start(out):
+    arguments = ("--keypoints", str(tmp_path / "set" / "keypoints"), "--out", str(tmp_path / out), "--batch", "16",
+                 "--no-meshes", "--no-pictures", *FEW)
+    return subprocess.Popen([sys.executable, "-m", "jhmr.fit", *arguments], cwd=ROOT, stdout=subprocess.PIPE, text=True)
+
+  parts = lambda: {p: p.stat().st_mtime_ns for p in (tmp_path / "out" / "parts").glob("*.npz")}
+  process = start("out")
+  while process.poll() is None and len(parts()) < 4:
+    time.sleep(0.01)
+  process.kill()
+  process.wait()
+  killed = parts()
+  assert 4 <= len(killed) < 19 and not (tmp_path / "out" / "fits.npz").exists()
+  process = start("out")
+  said, _ = process.communicate()
+  assert process.returncode == 0 and f"{16 * len(killed)} of 300 people are in" in said
+  assert killed.items() <= parts().items() and len(parts()) == 19
+  assert start("at_once").communicate() is not None
+  with np.load(tmp_path / "out" / "fits.npz") as a, np.load(tmp_path / "at_once" / "fits.npz") as b:
+    for name in a.files:
+      np.testing.assert_array_equal(a[name], b[name])

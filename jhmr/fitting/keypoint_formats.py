@@ -102,8 +102,8 @@ def openpose_people(tree, path, joint_set=""):
   """
   if not isinstance(tree["people"], list):
     raise InputError(f"keypoints {path!r}: people is {_kind(tree['people'])}: it has to be a list, empty for nobody")
-  stem = safe_name(os.path.splitext(os.path.basename(path))[0].removesuffix("_keypoints"))
-  people, bad = [], []
+  image = os.path.splitext(os.path.basename(path))[0].removesuffix("_keypoints")
+  stem, people, bad = safe_name(image), [], []
   for i, entry in enumerate(tree["people"]):
     where = f"keypoints {path!r}: person {i}"
     try:
@@ -113,7 +113,7 @@ def openpose_people(tree, path, joint_set=""):
       track = entry.get("person_id")
       track = track[0] if isinstance(track, list) and len(track) == 1 else track
       who = str(track) if type(track) in (int, str) and track not in (-1, "") else ""
-      people.append(Person(name, keypoints_of(values, set_name, where), set_name, image=stem, person=who))
+      people.append(Person(name, keypoints_of(values, set_name, where), set_name, image, person=who))
     except InputError as error:
       bad.append(f"{error}: skipped")
   return people, bad

@@ -70,13 +70,14 @@ def test_every_encoding_of_json_is_read(tmp_path, encoding):
 
 def test_openpose_in_its_variants(tmp_path):
   points = malformed.standing(18, count=18)
-  file = tmp_path / "photo_000001_keypoints.json"
+  file = tmp_path / "photo 000001_keypoints.json"
   file.write_text(json.dumps({"people": [
       {"person_id": [3], "pose_keypoints_2d": points.tolist()},            # triples instead of a flat list
       {"person_id": [-1], "pose_keypoints": points.ravel().tolist()}]}))    # the name of old releases
   people, bad = keypoint_files.gather(str(file))
   assert not bad and [p.joint_set for p in people] == ["openpose18"] * 2
   assert [p.person for p in people] == ["3", ""] and [p.name for p in people] == ["photo_000001_0", "photo_000001_1"]
+  assert people[0].image == "photo 000001"  # as its picture is called
   np.testing.assert_allclose(people[0].keypoints, people[1].keypoints)
 
 
