@@ -67,7 +67,7 @@ class Options(NamedTuple):
 
 
 def keypoint_errors(config, system, state, assets, name, noise_px, options):
-  """{one of fit_scores.METHODS: {metric: [N]}} of the people of one split: what a run sees, and its fit to their keypoints.
+  """{one of fit_scores.METHODS: {metric: [N]}} of the people of a split: what a run sees, and its fit to keypoints.
 
   Args:
     config, system, state, assets: of `evaluate.load_run`.
