@@ -45,6 +45,7 @@ class Trained(NamedTuple):
   system: object
   state: object
   assets: dict
+  home: str         # its workdir
 
 
 class Study(NamedTuple):
@@ -55,6 +56,7 @@ class Study(NamedTuple):
   tables: object    # {name: what was measured} -> [Table]
   claims: object    # {name: what was measured} -> [Claim]
   figure: object    # {name: what was measured} -> uint8 [H, W, 3]
+  prepare: object = None  # (config file, workdir, smoke) -> {run: options of its training}; before anything is trained
 
 
 def studies():
@@ -65,14 +67,14 @@ def studies():
 
 def train_runs(study, config_file, workdir, smoke):
   """Trains what is not finished; returns {run: workdir}."""
-  homes = {}
+  homes, options = {}, study.prepare(config_file, workdir, smoke) if study.prepare else {}
   for run in study.runs:
     homes[run] = os.path.join(workdir, run)
     mode = f"{run},smoke" if smoke else run
-    config, home, _ = command.parse_config(["study", f"--config={config_file}:{mode}", f"--workdir={homes[run]}"])
+    arguments = [f"--config={config_file}:{mode}", f"--workdir={homes[run]}", *options.get(run, ())]
+    config, home, _ = command.parse_config(["study", *arguments])
     if not is_finished(config, home):
-      done = subprocess.run([sys.executable, "-m", "jhmr.train", f"--config={config_file}:{mode}", f"--workdir={home}"],
-                            check=False)
+      done = subprocess.run([sys.executable, "-m", "jhmr.train", *arguments], check=False)
       if done.returncode:
         raise InputError(f"training {run} ended with exit code {done.returncode}, see above: mend that, and give the "
                          "same command again")
@@ -89,7 +91,7 @@ def is_finished(config, workdir):
 
 def load_run(workdir):
   """The Trained of a workdir: its last step, since a budget is compared, not the best of several checkpoints."""
-  return Trained(*evaluate.load_run(workdir, checkpoint.choose(workdir)[0]))
+  return Trained(*evaluate.load_run(workdir, checkpoint.choose(workdir)[0]), workdir)
 
 
 def measure(name, study, homes, workdir):

@@ -4,7 +4,7 @@ import json
 
 from jhmr import intervals, study
 from jhmr.errors import InputError
-from jhmr.studies import prohmr
+from jhmr.studies import prohmr, spin
 import numpy as np
 import pytest
 
@@ -28,6 +28,31 @@ def made_up(good, rng):
   return ({f"hmr_{s}": errors(base) for s in splits} | {f"prohmr_{s}": errors(better(10)) for s in splits} |
           {f"prohmr_without_mode_{s}": errors(base) for s in splits} | {f"hypotheses_{s}": hypotheses for s in splits} |
           {f"keypoints_{k}": pair("mode", "fit") for k in ("exact", "noisy", "weighed")} | {"views": several})
+
+
+def made_up_spin(good, rng):
+  """The same for the study of SPIN."""
+  sign = -1.0 if good else 1.0
+  base = rng.normal(80, 10, 200)
+  off = lambda by: base + sign * by + rng.normal(0, 1, 200)
+  errors = lambda value: {m: value for m in spin.ERRORS}
+  gain = {"exact": 5.0, "noisy": -5.0}  # of SMPLify, which hurts with noisy keypoints
+  found = {f"{run}_{s}": errors(off(5 * i)) for i, run in enumerate(spin.UNPAIRED) for s in ("val", "val_occluded")}
+  for method in spin.METHODS:
+    for kind in spin.KINDS:
+      fit = off(gain[kind] if method.startswith("smplify") else 5.0)
+      found[f"{method}_{kind}"] = {f"{k}/{m}": v for k, v in (("mode", base), ("fit", fit)) for m in spin.ERRORS}
+  return found
+
+
+@pytest.mark.parametrize("good", [True, False])
+def test_every_claim_of_spin_follows_the_numbers(good):
+  found = made_up_spin(good, np.random.default_rng(2))
+  claims = spin.claims(found)
+  assert len(claims) == 11 and {study.verdict(c) for c in claims} == {(good, good)}
+  text, picture = study.markdown(spin.tables(found)), spin.figure(found)
+  assert f"{found['eft_noisy']['fit/mpjpe_mm'].mean():.4g} [" in text and picture.std() > 5
+  assert set(found) == set(spin.STUDY.measured) | {"latent_weighed_exact"}
 
 
 @pytest.mark.parametrize("good", [True, False])

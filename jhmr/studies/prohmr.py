@@ -54,18 +54,19 @@ def keypoint_fits(noise_px, known_px, load):
   trained = load("prohmr")
   body = landmarks.rigid_body(trained.assets["body"], (SET,))
   options = fit_files.Options(SET, use_hips=True, noise_px=known_px)
-  return _flat(fit_scores.keypoint_errors(trained.config, trained.system, trained.state,
+  return flat(fit_scores.keypoint_errors(trained.config, trained.system, trained.state,
                                           trained.assets, body, "val", noise_px, options))
 
 
 def views(load):
   """{"single view/mpjpe_mm": [P], ...} of people seen from four sides."""
   trained = load("prohmr")
-  return _flat(fit_scores.view_errors(trained.config, trained.system, trained.state, trained.assets,
+  return flat(fit_scores.view_errors(trained.config, trained.system, trained.state, trained.assets,
                                       "multiview", "vmap", 0))
 
 
-def _flat(errors):
+def flat(errors):
+  """{method: {metric: [N]}} -> {"method/metric": [N]}, of ERRORS."""
   return {f"{method}/{metric}": values[metric] for method, values in errors.items() for metric in ERRORS}
 
 
