@@ -16,6 +16,8 @@ from jhmr.state import Prediction
 import numpy as np
 
 SUPERVISION = ("hmr", "spin")
+CAMERAS = ("spin", "eft")   # what a network's (s, tx, ty) mean: s (X + t), as everywhere else here, or s X + t
+_LEAST_SCALE = 1e-6         # below it, no t is the same in both
 
 
 def _labelled(set_name, *names):
@@ -34,15 +36,32 @@ def start_values(mean):
   return rotations.matrix_to_six_d(mean["pose"], "spin").reshape(-1), mean["betas"], mean["camera"]
 
 
-def decode(estimates):
-  """Network outputs of all T iterations -> (pose [B, T, 24, 3, 3], betas [B, T, L], camera [B, T, 3])."""
+def decode(estimates, convention="spin"):
+  """Network outputs of all T iterations -> (pose [B, T, 24, 3, 3], betas [B, T, L], camera [B, T, 3]).
+
+  The network goes on from its own numbers; here they become rotations, and cameras of `body.camera`.
+
+  Args:
+    estimates: 6D poses [B, T, 144] in SPIN's layout, betas, cameras.
+    convention: one of CAMERAS, what the cameras of this network mean.
+  """
   six_d, betas, cam = estimates
-  return rotations.six_d_to_matrix(six_d.reshape(*six_d.shape[:-1], -1, 6), "spin"), betas, cam
+  pose = rotations.six_d_to_matrix(six_d.reshape(*six_d.shape[:-1], -1, 6), "spin")
+  return pose, betas, from_eft(cam) if convention == "eft" else cam
 
 
-def prediction(estimates):
-  """Network outputs of all iterations -> the Prediction of the last one, S = 1."""
-  pose, betas, cam = (x[:, -1:] for x in decode(estimates))
+def from_eft(cam):
+  """(s, tx, ty) [..., 3] of s X + t, without a unit -> that of s (X + t), metres; where s is 0, t stays as it is.
+
+  Source: EFT (Joo et al. 2020), authors' `train/eftFitter.py`, against SPIN's `train/trainer.py`: t_eft = s t_spin.
+  """
+  scale = cam[..., :1]
+  return jnp.concatenate([scale, cam[..., 1:] / jnp.where(jnp.abs(scale) < _LEAST_SCALE, 1.0, scale)], -1)
+
+
+def prediction(decoded):
+  """What `decode` makes of all iterations -> the Prediction of the last one, S = 1."""
+  pose, betas, cam = (x[:, -1:] for x in decoded)
   return Prediction(global_orient=pose[:, :, :1], body_pose=pose[:, :, 1:], betas=betas, camera=cam,
                     log_prob=jnp.zeros(betas.shape[:2], jnp.float32))
 

@@ -25,6 +25,7 @@ ROOMS = {
     "jhmr.data": ("jhmr.errors", "jhmr.body", "jhmr.data", "jhmr.command", "jhmr.report"),
     "jhmr.regression": ("jhmr.body", "jhmr.losses", "jhmr.state"),
     "jhmr.fits_memory": ("jhmr.errors", "jhmr.body", "jhmr.state"),
+    "jhmr.pose_prior": ("jhmr.errors", "jhmr.body", "jhmr.nn", "jhmr.checkpoint", "jhmr.command"),
     "jhmr.losses": ("jhmr.body", "jhmr.state"),
     "jhmr.metrics": ("jhmr.body", "jhmr.state"),
     "jhmr.hypotheses": ("jhmr.body", "jhmr.metrics"),
@@ -40,7 +41,7 @@ ROOMS = {
     "jhmr.guard": ("jhmr.data.spec", "jhmr.state"),
     "jhmr.checkpoint": ("jhmr.errors", "jhmr.files", "jhmr.state"),
     "jhmr.systems": ("jhmr.errors", "jhmr.state", "jhmr.losses", "jhmr.metrics", "jhmr.optim", "jhmr.nn", "jhmr.body",
-                     "jhmr.regression", "jhmr.fits_memory", "jhmr.fitting"),
+                     "jhmr.regression", "jhmr.fits_memory", "jhmr.fitting", "jhmr.pose_prior"),
 }
 # Peers are imported inside the functions that run them, builders' TFDS inside theirs.
 NEVER = {"tensorflow", "torch", "smplx", "torchvision"}
