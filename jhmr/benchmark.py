@@ -28,7 +28,7 @@ ROWS = {
     "flow_log_prob": flow.log_prob,     # the way back
     "hypotheses": hypotheses.joints_of_one_image,  # 4,096 of one image: 44 joints each, and their projections
     "fit": fitting.keypoint_fits,       # 64 people, 25 keypoints each
-    "eft": eft.fine_tuned,              # 8 people, a small network fine-tuned for each, 20 evaluations
+    "eft": eft.fine_tuned,              # 4 people, a small network fine-tuned for each, 20 evaluations
     "people": data.rendered_people,     # the on-device stream of labelled images
     "input": input_row.disk_input,      # augmented crops from JPEGs on disk, on one core
 }
