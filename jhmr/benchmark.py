@@ -14,7 +14,7 @@ import jax
 import jax.numpy as jnp
 from jhmr import command, report
 from jhmr.benchmarks import body, data, eft, fitting, flow, growth, hypotheses, input as input_row, precision, render
-from jhmr.benchmarks import timing, train, train_prohmr
+from jhmr.benchmarks import smplify, timing, train, train_prohmr
 from jhmr.errors import InputError
 
 ROWS = {
@@ -28,6 +28,8 @@ ROWS = {
     "flow_log_prob": flow.log_prob,     # the way back
     "hypotheses": hypotheses.joints_of_one_image,  # 4,096 of one image: 44 joints each, and their projections
     "fit": fitting.keypoint_fits,       # 64 people, 25 keypoints each
+    "smplify": smplify.fits64,          # 64 people, 49 keypoints each, 100 + 100 steps of Adam
+    "smplify_1024": smplify.fits1024,
     "eft": eft.fine_tuned,              # 4 people, a small network fine-tuned for each, 20 evaluations
     "people": data.rendered_people,     # the on-device stream of labelled images
     "input": input_row.disk_input,      # augmented crops from JPEGs on disk, on one core

@@ -2,7 +2,7 @@
 
 Every metric is per example; a mask weighs away the padding of the last batch, so the numbers do not
 depend on how many devices share the work. `--hypotheses 4096` also scores that many samples of a density
-over poses, see `hypothesis_pass`.
+over poses, see `hypothesis_pass`. `--benchmark` scores on published data sets, see `evaluate_files`.
 """
 
 import argparse
@@ -105,7 +105,7 @@ def load_run(workdir, step=None, body=None):
     config.body = body
   loaded, step = checkpoint.load_for_inference(workdir, step)
   state = TrainState(step=jnp.asarray(step, jnp.int32), opt_state={}, memory={}, **loaded)
-  return config, systems.load(config), state, assets_lib.load(config)
+  return config, systems.load(config), state, assets_lib.load(config, training=False)
 
 
 def main(argv):
@@ -119,10 +119,25 @@ def main(argv):
                       help="also score N samples an image, the mode among them; for systems with a density")
   parser.add_argument("--chunk", type=int, default=hypothesis_pass.CHUNK, help="how many of them at a time")
   parser.add_argument("--out", help="also write the rows as JSON here, and plots of the hypotheses beside it")
+  parser.add_argument("--body", help="another body than the run's: an SMPL file or folder")
+  real = parser.add_argument_group("published benchmarks, in the place of splits; see docs/real_data.md")
+  real.add_argument("--benchmark", metavar="NAME", help="3dpw, h36m_p1, h36m_p2, mpi_inf_3dhp or lsp")
+  real.add_argument("--annotations", metavar="NPZ", help="in the format of SPIN's dataset_extras")
+  real.add_argument("--images", metavar="FOLDER", help="that its image names are below")
+  real.add_argument("--masks", metavar="FOLDER", help="that its label images are below; default: as --images")
+  real.add_argument("--crop", default="exact", help="exact, or spin: the bytes of the authors' code")
+  real.add_argument("--skip-missing", action="store_true", help="leave out people whose files are missing")
+  real.add_argument("--result-file", metavar="NPZ", help="write what SPIN's evaluation does: joints, poses, cameras")
   args = parser.parse_args(argv[1:])
+  if args.benchmark:
+    from jhmr import evaluate_files  # it builds on this file
+    evaluate_files.score(args)
+    return
+  if odd := [n for n in ("annotations", "images", "masks", "skip_missing", "result_file") if getattr(args, n)]:
+    raise InputError(f"--{odd[0].replace('_', '-')} goes with --benchmark: name one, or leave it out")
   if args.out and not os.path.isdir(os.path.dirname(os.path.abspath(args.out))):
     raise InputError(f"the folder of --out {args.out!r} does not exist: make it first")
-  config, system, state, assets = load_run(args.workdir, args.step)
+  config, system, state, assets = load_run(args.workdir, args.step, args.body)
   if args.batch_size:
     config = ml_collections.ConfigDict(config)
     config.batch_size = args.batch_size

@@ -40,9 +40,12 @@ def _umask():
 
 
 @contextlib.contextmanager
-def locked(path):
+def locked(path, option="--workdir"):
   """Holds a lock file for the block; it ends with the process, however that ends.
 
+  Args:
+    path: <the folder that is written to>/<some folder>/<file>.
+    option: how commands are told of another folder.
   Raises:
     InputError: when another process holds it. A disk without locks keeps nobody out.
   """
@@ -51,7 +54,7 @@ def locked(path):
       fcntl.flock(f, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except BlockingIOError as error:
       folder = os.path.dirname(os.path.dirname(path))
-      raise InputError(f"another process is writing to {folder!r}: wait for it, or give another --workdir") from error
+      raise InputError(f"another process is writing to {folder!r}: wait for it, or give another {option}") from error
     except OSError:
       pass
     yield

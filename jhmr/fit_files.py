@@ -76,7 +76,7 @@ def settings_of(args, state, *inputs):
   """
   seen = zlib.crc32(b"".join(x.tobytes() if isinstance(x, np.ndarray) else str(x).encode() for x in inputs))
   return {"workdir": os.path.abspath(args.workdir), "step": int(state.step), "body": args.body or "", "inputs": seen,
-          "meshes": not args.no_meshes, "pictures": not args.no_pictures}
+          "meshes": args.meshes is not False, "pictures": args.pictures is not False}
 
 
 def is_done(out, name, settings):
@@ -139,10 +139,10 @@ def write_person(out, name, values, vertices, faces, person, settings, args, met
     vertices: [M, N, 3] metres in the camera with focal_px and center_px.
   """
   stem, panels = os.path.join(out, name), None
-  if not args.no_meshes:
+  if args.meshes is not False:
     for method, v in zip(methods, vertices):
       mesh.write_obj(f"{stem}_{method}.obj", v, faces)
-  if not args.no_pictures:
+  if args.pictures is not False:
     panels = picture(person, vertices, faces, values)
     pictures.write(stem + ".png", draw.grid(panels, columns=5, labels=["input", methods[0], "", methods[1], ""]))
   with files.whole(stem + ".npz", "wb") as f:

@@ -3,6 +3,7 @@
 `supervision` says whose reductions are used:
   "hmr"   2D: absolute error, mean over visible keypoints, the 19 of the paper. 3D: its 14 joints.
   "spin"  2D: squared error times confidence, mean over all, 3D likewise; both on SPIN's 24 annotated joints.
+  "spin49"  the same, but the 2D mean is over all 49 joints, detected ones too, as in SPIN's code; for SPIN itself.
 """
 
 import jax.numpy as jnp
@@ -11,6 +12,7 @@ from jhmr.body import camera
 from jhmr.body import joints
 from jhmr.body import rotations
 from jhmr.body import smpl
+from jhmr.state import Prediction
 import numpy as np
 
 SUPERVISION = ("hmr", "spin")
@@ -24,8 +26,8 @@ def _labelled(set_name, *names):
 
 
 FACE = ("nose", "left_eye", "right_eye", "left_ear", "right_ear")
-JOINTS_2D = {"hmr": _labelled("lsp_annotated14", *FACE), "spin": _labelled("gt24")}
-JOINTS_3D = {"hmr": _labelled("lsp_annotated14"), "spin": _labelled("gt24")}
+JOINTS_2D = {"hmr": _labelled("lsp_annotated14", *FACE), "spin": _labelled("gt24"), "spin49": _labelled("spin49")}
+JOINTS_3D = {"hmr": _labelled("lsp_annotated14"), "spin": _labelled("gt24"), "spin49": _labelled("gt24")}
 HIPS = tuple(joints.index("gt24", f"{side}_hip") for side in ("right", "left"))  # and in the 14, which begin alike
 
 
@@ -57,6 +59,13 @@ def from_eft(cam):
   return jnp.concatenate([scale, cam[..., 1:] / jnp.where(jnp.abs(scale) < _LEAST_SCALE, 1.0, scale)], -1)
 
 
+def prediction(decoded):
+  """What `decode` makes of all iterations -> the Prediction of the last one, S = 1."""
+  pose, betas, cam = (x[:, -1:] for x in decoded)
+  return Prediction(global_orient=pose[:, :, :1], body_pose=pose[:, :, 1:], betas=betas, camera=cam,
+                    log_prob=jnp.zeros(betas.shape[:2], jnp.float32))
+
+
 def label_weights(batch, weights, supervision):
   """What each example weighs in each loss's mean: {name: [B]}, of the batch alone.
 
@@ -68,7 +77,7 @@ def label_weights(batch, weights, supervision):
   labelled = {"keypoints2d": visible if supervision == "hmr" else everyone, "keypoints3d": batch["has_keypoints3d"],
               "pose": batch["has_pose"], "betas": batch["has_betas"], "camera": everyone,
               "vertices": batch["has_pose"] * batch["has_betas"], "adversarial": everyone}
-  return {name: batch["mask"] * weight for name, weight in labelled.items() if weights[name]}
+  return {name: batch["mask"] * weight for name, weight in labelled.items() if weights.get(name)}
 
 
 def image_terms(pose, betas, cam, batch, assets, weights, supervision, totals=None):
@@ -76,6 +85,7 @@ def image_terms(pose, betas, cam, batch, assets, weights, supervision, totals=No
 
   Args:
     pose: [B, 24, 3, 3], betas: [B, L], cam: [B, 3].
+    batch: its labels; `vertex_betas`, where there are any, are those of the target's mesh in place of `betas`.
     weights: {name: number}; terms of weight 0 are left out.
     totals: of `label_weights` over the whole batch, when this one is a part of it.
   Returns:
@@ -94,7 +104,7 @@ def image_terms(pose, betas, cam, batch, assets, weights, supervision, totals=No
             "camera": losses.camera(cam)}
   if weights["vertices"]:  # the only term that needs the full mesh
     mesh = lambda b, p: smpl.forward(assets["body"], b, p).vertices
-    errors["vertices"] = losses.vertices(mesh(betas, pose), mesh(batch["betas"], labels))
+    errors["vertices"] = losses.vertices(mesh(betas, pose), mesh(batch.get("vertex_betas", batch["betas"]), labels))
   counted = label_weights(batch, weights, supervision)
   totals = totals or losses.totals(counted)
   return {n: losses.masked_mean(error, counted[n], total=totals[n]) for n, error in errors.items() if weights[n]}

@@ -157,6 +157,7 @@ def start(prepared, workdir, cluster, profile=False):
     state = p.mapper.locally(checkpoint.restore(writer, p.newest, shapes, p.mapper.replicated))
   else:
     state = p.mapper.replicate(p.state)
+  lasting = {k: v for k, v in p.assets.items() if k != "fits"}  # the state has them by now
   log = report.open_report(workdir, max(p.newest, 0), p.config.num_steps, main)
-  return Run(p.config, workdir, cluster, p.mapper, p.system, p.source, p.splits, p.mapper.replicate(p.assets),
+  return Run(p.config, workdir, cluster, p.mapper, p.system, p.source, p.splits, p.mapper.replicate(lasting),
              guard.guarded(p.system.step, p.config.ema), writer, log, profile), state

@@ -196,7 +196,7 @@ def test_groups_of_another_kind_are_one_line(tmp_path):
 
 
 def test_only_what_changed_is_fitted_again():
-  args = types.SimpleNamespace(workdir="w", body=None, no_meshes=False, no_pictures=True)
+  args = types.SimpleNamespace(workdir="w", body=None, meshes=True, pictures=False)
   state = types.SimpleNamespace(step=3)
   settings = lambda keypoints, **changed: fit_files.settings_of(
       types.SimpleNamespace(**(vars(args) | changed)), state, "a.png", keypoints)

@@ -48,19 +48,21 @@ def read_body_file(path, gender="neutral"):
   """Reads an SMPL model into canonical arrays (see above), without chumpy, scipy or pickle's dangers.
 
   Args:
-    path: a .pkl or .npz file, or a directory with SMPL_NEUTRAL.pkl (or .npz, or the original download names).
+    path: a .pkl or .npz file, or a directory with SMPL_NEUTRAL.pkl (or .npz, or the original download names), in it or
+      in its folder smpl, as SPIN's data has it. Regressors are looked for beside the model and in that directory.
     gender: which file of a directory, one of GENDERS.
   Returns:
     {name: NumPy array}.
   Raises:
     InputError: one line, when the file is missing, damaged, refused, or not an SMPL model.
   """
-  path = _resolve(pathlib.Path(path), gender)
+  folder, path = pathlib.Path(path), _resolve(pathlib.Path(path), gender)
   raw = _read_npz(path) if path.suffix == ".npz" else _read_pickle(path)
   arrays = _canonical(raw, path)
   for key, (name, rows) in _BESIDE.items():
-    if key not in arrays and (path.parent / name).is_file():
-      arrays[key] = _read_beside(path.parent / name, rows, len(arrays["v_template"]))
+    found = [place / name for place in (path.parent, folder) if (place / name).is_file()]
+    if key not in arrays and found:
+      arrays[key] = _read_beside(found[0], rows, len(arrays["v_template"]))
   return arrays
 
 

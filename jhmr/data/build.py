@@ -1,5 +1,7 @@
 """Builds a data set of rendered people: python -m jhmr.data.build --out DIR --num_train 10000 --num_val 500
 
+or of photographs with SPIN's annotations: python -m jhmr.data.build --out DIR --spin-npz mpii_train.npz --images MPII
+
 DIR then goes into --config.data.source. It appears when it is complete; an interrupted build leaves nothing behind, or,
 when it was killed, a hidden directory beside DIR that the next build of DIR removes.
 """
@@ -34,11 +36,7 @@ def build(out, num_train, num_val, image_size=256, body="mannequin", seed=0, sha
   Raises:
     InputError: when `out` exists, or an argument is out of range.
   """
-  out = pathlib.Path(out).absolute()
-  if out.exists():
-    raise InputError(f"--out {str(out)!r} exists: give a new directory, nothing is overwritten")
-  if not out.parent.is_dir():
-    raise InputError(f"the folder of --out {str(out)!r} does not exist: make it first")
+  out = _new(out)
   if num_train < 1 or num_val < 1 or not 0 <= seed < _VAL_SEED:
     raise InputError(f"--num_train {num_train}, --num_val {num_val}, --seed {seed}: give at least one example of each "
                      f"and a seed in 0..{_VAL_SEED - 1}")
@@ -63,6 +61,24 @@ def build(out, num_train, num_val, image_size=256, body="mannequin", seed=0, sha
     os.rename(builder.data_dir, out)
 
 
+def _new(out):
+  """The path of a directory that can be made. Raises InputError when it cannot."""
+  out = pathlib.Path(out).absolute()
+  if out.exists():
+    raise InputError(f"--out {str(out)!r} exists: give a new directory, nothing is overwritten")
+  if not out.parent.is_dir():
+    raise InputError(f"the folder of --out {str(out)!r} does not exist: make it first")
+  return out
+
+
+def build_photographs(out, annotations, root):
+  """Writes a data set of an annotation file of SPIN; arguments and errors as `spin_people.build`."""
+  out = _new(out)
+  from jhmr.data.builders import spin_people  # TFDS, as above
+  num = spin_people.build(out, annotations, root, _reporter(sys.stdout))
+  print(f"{out}: {num:,} training examples; train on it with --config.data.source={out}")
+
+
 def _reporter(file):
   """A function (split, done, total) that prints the rate and the time left to `file` every few seconds."""
   started, last = {}, [0.0]
@@ -83,13 +99,21 @@ def _reporter(file):
 def main(argv):
   parser = argparse.ArgumentParser(prog="python -m jhmr.data.build", description=__doc__.split("\n", maxsplit=1)[0])
   parser.add_argument("--out", required=True, help="directory to make")
-  parser.add_argument("--num_train", type=int, required=True)
-  parser.add_argument("--num_val", type=int, required=True)
+  parser.add_argument("--num_train", type=int, default=0)
+  parser.add_argument("--num_val", type=int, default=0)
   parser.add_argument("--image_size", type=int, default=256, help="side of the stored images in pixels")
   parser.add_argument("--body", default="mannequin", help="mannequin, mannequin_small or a body file")
   parser.add_argument("--seed", type=int, default=0)
   parser.add_argument("--share_2d_only", type=float, default=0.3, help="training examples without 3D labels")
+  parser.add_argument("--spin-npz", metavar="NPZ", help="photographs instead: annotations in the format of SPIN's")
+  parser.add_argument("--images", metavar="FOLDER", help="that their image names are below")
   args = parser.parse_args(argv[1:])
+  spin_npz, root = vars(args).pop("spin_npz"), vars(args).pop("images")
+  if bool(spin_npz) != bool(root):
+    raise InputError("photographs need both --spin-npz FILE and --images FOLDER")
+  if spin_npz:
+    build_photographs(args.out, spin_npz, root)
+    return
   build(**vars(args))
   print(f"{args.out}: {args.num_train:,} training and {args.num_val:,} validation examples; "
         f"train on it with --config.data.source={args.out}")

@@ -1,15 +1,18 @@
-"""Detected keypoints as OpenPose writes them, and lists of pictures of one person."""
+"""Who is in keypoint files and can be fitted, the box around them, and lists of pictures of one person."""
 
+import collections
 import csv
 import json
 import os
 
 from jhmr.body import joints
 from jhmr.errors import InputError
+from jhmr.fitting import keypoint_formats as formats
 import numpy as np
 
 CONFIDENT = 0.1   # a keypoint counts as seen above this
 FEWEST = 4        # keypoints a fit needs: three points of a body fit any place
+SMALLEST_PX = 4.0  # the longer side of what a person's keypoints cover
 BOX_SCALE = 1.2   # side of the crop over the extent of the keypoints. Source: ProHMR's authors' `openpose_dataset.py`
 
 
@@ -20,21 +23,82 @@ def read_openpose(path, set_name="openpose25"):
     path: JSON of OpenPose 1.x, {"people": [{"pose_keypoints_2d": [x, y, c, ...]}]}; other detectors' keypoints may be
       in the same form, in the order of `set_name`.
   Raises:
-    InputError: when the file is missing, is not JSON of this form, or has another number of keypoints.
+    InputError: when the file is missing, is not JSON of this form, or one of its people is not.
   """
-  count = len(joints.names(set_name))
-  try:
-    with open(path) as f:
-      people = [np.asarray(p["pose_keypoints_2d"], np.float32).reshape(-1) for p in json.load(f)["people"]]
-  except (OSError, ValueError, TypeError, KeyError, AttributeError) as error:
-    raise InputError(f"keypoints {path!r} cannot be read ({type(error).__name__}: {error}): give JSON like OpenPose's, "
-                     '{"people": [{"pose_keypoints_2d": [x, y, confidence, ...]}]}') from error
+  formats.check_file(path)
+  tree = formats.read_json(path)
+  if not isinstance(tree, dict) or "people" not in tree:
+    raise InputError(f"keypoints {path!r} cannot be read (no people): give JSON like OpenPose's, "
+                     '{"people": [{"pose_keypoints_2d": [x, y, confidence, ...]}]}')
+  people, bad = formats.openpose_people(tree, path, set_name)
+  if bad:
+    raise InputError(bad[0])
+  empty = np.zeros((0, len(joints.names(set_name)), 3), np.float32)
+  return np.stack([p.keypoints for p in people]) if people else empty
+
+
+def gather(path, joint_set=""):
+  """Everybody in a keypoint file, or in all .json and .npz files of a folder, who can be fitted.
+
+  Args:
+    joint_set: of all files; "" leaves it to each format.
+  Returns:
+    ([Person] of one joint set, with names that differ, [a line on each file or person that was left out]).
+  Raises:
+    InputError: when nobody can be fitted.
+  """
+  people, bad = [], []
+  for file in find(path):
+    try:
+      found, left_out = formats.read(file, joint_set)
+      people += found
+      bad += left_out
+    except InputError as error:
+      bad.append(f"{error}: skipped")
+  usable = []
+  common = collections.Counter(p.joint_set for p in people).most_common(1)
   for person in people:
-    if len(person) != 3 * count:
-      raise InputError(f"keypoints {path!r}: a person has {len(person)} numbers, but joint set {set_name!r} has "
-                       f"{count} joints, 3 numbers each: give the --joint-set they are in")
-  people = np.stack(people).reshape(-1, count, 3) if people else np.zeros((0, count, 3), np.float32)
-  return np.where(np.isfinite(people).all(-1, keepdims=True), people, 0)
+    if person.joint_set != common[0][0]:
+      bad.append(f"{person.name}: keypoints are {person.joint_set}, most others {common[0][0]}: skipped, fit it apart")
+    elif said := too_little(person.keypoints):
+      bad.append(f"{person.name}: {said}: skipped")
+    else:
+      usable.append(person)
+  if not usable:
+    more = f" (and {len(bad) - 1} more)" if len(bad) > 1 else ""
+    raise InputError(f"nobody can be fitted: {bad[0] if bad else f'the files of {path!r} have no people'}{more}")
+  return renamed(usable), bad
+
+
+def find(path):
+  """The keypoint files of a folder, sorted, or the one file given."""
+  if not os.path.isdir(path):
+    return [path]
+  found = sorted(entry.path for entry in os.scandir(path) if entry.name.endswith((".json", ".npz")))
+  if not found:
+    raise InputError(f"folder {path!r} holds no keypoints (.json, .npz): give another --keypoints")
+  return found
+
+
+def too_little(keypoints):
+  """Why a person [K, 3] cannot be fitted, in a few words; "" when they can."""
+  if (seen := confident(keypoints)) < FEWEST:
+    return f"{seen} of {len(keypoints)} keypoints are confident, a fit needs {FEWEST}"
+  side = box(keypoints)[1] / BOX_SCALE
+  return f"the keypoints lie within {side:.1f} pixels, a fit needs {SMALLEST_PX:.0f}" if side < SMALLEST_PX else ""
+
+
+def renamed(people):
+  """The same people, those of a name that was there before with _2, _3, ... added."""
+  taken, result = {}, []
+  for person in people:
+    name = person.name
+    while name in taken:
+      taken[person.name] += 1
+      name = f"{person.name}_{taken[person.name]}"
+    taken[name] = 1
+    result.append(person._replace(name=name))
+  return result
 
 
 def beside(folder_or_file, image):

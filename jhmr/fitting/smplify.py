@@ -5,8 +5,8 @@ For one person, with the projected joints x_j, detections d_j of confidence c_j 
     E = w_data sum_j c_j^2 sum_xy rho(x_j - d_j) + w_torso sum_torso |x_j - d_j|^2 + w_depth (t_z - t_z0)^2
         + w_pose E_pose(body_pose) + w_angle sum_a exp(sign_a angle_a)^2 + w_betas |betas|^2
 
-A `Stage` says which variables are free and what each term weighs; a `Method` is a few stages, and how they start. Nothing
-couples people, unless `person` says that several rows are frames of one, who then has one shape.
+A `Stage` says which variables are free and what each term weighs; a `Method` is a few stages, and how they start.
+Nothing couples people, unless `person` says that several rows are frames of one, who then has one shape.
 
 Inside, people are on the last axis (`body.people_last`): a step of Adam for 1,024 people is a few dozen long vector
 operations. L-BFGS takes one evaluation a step, see `descend.lbfgs`.
@@ -15,6 +15,7 @@ Sources: SMPLify (Bogo et al. 2016), Eq. 1-4 and section 3.3; SPIN (Kolotouros e
 `smplify/smplify.py`; SMPL-X (Pavlakos et al. 2019), section 3 and authors' `fit_smpl.yaml`.
 """
 
+import itertools
 from typing import Any, NamedTuple
 
 import jax
@@ -37,6 +38,12 @@ class Body(NamedTuple):
   body_pose: jax.Array      # [P, 69] axis-angle, radians
   betas: jax.Array          # [P, L]
   translation: jax.Array    # [P, 3] metres, in the camera of the target
+
+
+def from_matrices(pose, betas, translation):
+  """The Body of pose [P, 24, 3, 3], betas [P, L] and translation [P, 3]."""
+  vectors = rotations.matrix_to_axis_angle(pose)
+  return Body(vectors[:, 0], vectors[:, 1:].reshape(-1, 69), betas, translation)
 
 
 class Priors(NamedTuple):
@@ -154,11 +161,7 @@ def fit(body, targets, start, priors, *, method="spin", set_name="spin49", torso
   first, *rest = (_free(stage, fixed, steps) for stage in method.stages)
   x, losses = _minimise(scene, method, first, x)
   onwards = lambda x: _run(scene, method, rest, x)
-  end = onwards(x)
-  if method.both_sides:
-    seen_from_side = _shoulders_px(scene) < SIDE_VIEW_PX
-    end = jax.lax.cond(jnp.any(seen_from_side), lambda: _better(end, onwards(_turned(x)), seen_from_side), lambda: end)
-  x, objective, more = end
+  x, objective, more = _either_way(scene, x, onwards) if method.both_sides else onwards(x)
   return _finished(scene, x, objective, jnp.concatenate([losses, more]))
 
 
@@ -196,10 +199,27 @@ def _variables(start, priors, person, num_persons):
 def _run(scene, method, stages, x):
   """(variables, objective [P] of the last stage at the end, losses [steps, P])."""
   losses = []
-  for stage in stages:
-    x, more = _minimise(scene, method, stage, x)
-    losses.append(more)
+  for _, alike in itertools.groupby(stages, lambda s: (s.free, s.steps, tuple(bool(w) for w in s[2:]))):
+    alike = list(alike)  # they differ in their weights alone: one program, run once a row of the table
+    table = {n: jnp.array(w, jnp.float32) for n, w in zip(Stage._fields[2:], zip(*(s[2:] for s in alike))) if any(w)}
+    one = lambda x, row, like=alike[0]: _minimise(scene, method, like._replace(**row), x)
+    x, more = jax.lax.scan(one, x, table)
+    losses.append(more.reshape(-1, more.shape[-1]))
   return x, _energy(scene, stages[-1], x, x["translation"][2]), jnp.concatenate(losses)
+
+
+def _either_way(scene, x, onwards):
+  """`onwards` from x, and from the opposite orientation too for people seen from the side; the better end of each."""
+  from_side = _shoulders_px(scene) < SIDE_VIEW_PX
+  turned = x | {"global_orient": _turned(x["global_orient"])}
+
+  def try_(i, best):
+    new = onwards(jax.tree.map(lambda a, b: jnp.where(i == 0, a, b), x, turned))
+    take = ((i == 0) | from_side) & ~(new[1] >= best[1])
+    return jax.tree.map(lambda n, b: jnp.where(take, n, b), new, best)
+
+  blank = jax.tree.map(lambda s: jnp.full(s.shape, jnp.inf, s.dtype), jax.eval_shape(onwards, x))
+  return jax.lax.fori_loop(0, 1 + jnp.any(from_side).astype(jnp.int32), try_, blank)
 
 
 def _minimise(scene, method, stage, x):
@@ -217,20 +237,21 @@ def _energy(scene, stage, x, depth):
   """The objective of a stage -> [P]; depth: [P] where the translation's z began."""
   pose, betas = _pose(scene, x), _betas(scene, x)
   total = stage.betas * jnp.sum(betas**2, 0)
-  if stage.data or stage.torso:
+  counts = lambda weight: not isinstance(weight, (int, float)) or weight
+  if counts(stage.data) or counts(stage.torso):
     error, confidence = _errors(scene, pose, betas, x["translation"])
-    if stage.data:
+    if counts(stage.data):
       rho = jnp.sum(objectives.geman_mcclure(error), 1)
       total += stage.data * scene.scale * jnp.sum((scene.used[:, None] * confidence)**2 * rho, 0)
-    if stage.torso:
+    if counts(stage.torso):
       seen = _torso(scene, confidence) > 0
       total += stage.torso * scene.scale * jnp.sum(seen * jnp.sum(_torso(scene, error)**2, 1), 0)
-  if stage.depth:
+  if counts(stage.depth):
     total += stage.depth * (x["translation"][2] - depth)**2
-  if stage.pose:
+  if counts(stage.pose):
     total += stage.pose * (jnp.sum(x["latent"]**2, 0) if "latent" in x else
                            priors_lib.gmm_energy(scene.priors.gmm, x["body_pose"].T))
-  if stage.angle:
+  if counts(stage.angle):
     angles = _bending(pose).T if "latent" in x else x["body_pose"].T
     total += stage.angle * priors_lib.angle_energy(angles)
   return total
@@ -279,17 +300,11 @@ def _shoulders_px(scene):
   return jnp.where((left[2] > 0) & (right[2] > 0), gap, jnp.inf)
 
 
-def _turned(x):
-  """Everybody turned about their own vertical axis by half a turn. Source: SMPLify's `fit_3d.py`, R R_y(pi)."""
-  root = rotations.axis_angle_to_matrix(x["global_orient"].T)
-  half = jnp.array([-1.0, 1.0, -1.0], root.dtype)  # the diagonal of R_y(pi): scales columns
-  return x | {"global_orient": rotations.matrix_to_axis_angle(root * half).T}
-
-
-def _better(a, b, allowed):
-  """Of two ends, b's for people who may have it and like it better."""
-  take = allowed & (b[1] < a[1])
-  return jax.tree.map(lambda p, q: jnp.where(take, q, p), a, b)
+def _turned(global_orient):
+  """[3, P] turned about the body's own vertical axis by half a turn. Source: SMPLify's `fit_3d.py`, R R_y(pi)."""
+  root = rotations.axis_angle_to_matrix(global_orient.T)
+  half = jnp.array([-1.0, 1.0, -1.0], root.dtype)  # the diagonal of R_y(pi) scales columns
+  return rotations.matrix_to_axis_angle(root * half).T
 
 
 def _finished(scene, x, objective, losses):

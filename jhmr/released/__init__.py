@@ -12,7 +12,7 @@ and no torch: `torch_file` reads torch's files without it, `keys` checks and fil
 
 import importlib
 
-KINDS = ("spin", "eft", "prohmr", "resnet")
+KINDS = ("spin", "eft", "prohmr", "resnet", "vposer1", "vposer2")
 
 
 def load(kind):

@@ -30,7 +30,7 @@ from jhmr.errors import InputError
 from jhmr.nn import regressor
 from jhmr.nn import resnet
 from jhmr.nn.critic import Critic, scores
-from jhmr.state import AXIS, Prediction, System, TrainState
+from jhmr.state import AXIS, System, TrainState
 import optax
 
 TERMS = ("keypoints2d", "keypoints3d", "pose", "betas", "vertices", "camera", "adversarial")
@@ -138,8 +138,6 @@ def build(config):
   def predict(state, batch, assets):
     estimates = net.apply({"params": state.params["net"], "batch_stats": state.stats["net"]}, batch["image"],
                           regression.start_values(assets["mean"]), False)
-    pose, betas, cam = (x[:, -1:] for x in decode(estimates))
-    return Prediction(global_orient=pose[:, :, :1], body_pose=pose[:, :, 1:], betas=betas, camera=cam,
-                      log_prob=jnp.zeros(betas.shape[:2], jnp.float32))
+    return regression.prediction(decode(estimates))
 
   return System(init, step, predict)

@@ -152,6 +152,14 @@ def test_regressors_beside_an_official_model_are_used(tmp_path):
     np.testing.assert_array_equal(got[key], SMALL[key])
 
 
+def test_regressors_above_a_folder_of_models_are_used(tmp_path):  # as SPIN's data has them
+  (tmp_path / "smpl").mkdir()
+  write_pickle(tmp_path / "smpl" / "SMPL_NEUTRAL.pkl", pickling.official(SMALL))
+  np.save(tmp_path / "J_regressor_h36m.npy", SMALL["regressor_h36m17"])
+  np.testing.assert_array_equal(body_file.read_body_file(tmp_path)["regressor_h36m17"], SMALL["regressor_h36m17"])
+  assert "regressor_h36m17" not in body_file.read_body_file(tmp_path / "smpl")
+
+
 def test_the_files_own_regressor_wins_over_its_neighbour(tmp_path):
   body_file.write_body_file(tmp_path / "body.npz", SMALL)
   np.save(tmp_path / "J_regressor_h36m.npy", np.zeros((17, 60)))
