@@ -18,6 +18,7 @@ def get_config(mode="full"):
       pose_prior="",             # "": fitted to the pose sampler; or gmm_08.pkl
       fits="",                   # initial fits; "": none, so that the first of every example is better
       unpaired=False,            # hide all 3D labels
+      camera_convention="spin",  # what the network's (s, t) mean: s (X + t); or "eft": s X + t
       image_size=224,
       batch_size=64,
       duration="50 epochs",      # or steps, examples

@@ -30,7 +30,7 @@ ROWS = {
     "fit": fitting.keypoint_fits,       # 64 people, 25 keypoints each
     "smplify": smplify.fits64,          # 64 people, 49 keypoints each, 100 + 100 steps of Adam
     "smplify_1024": smplify.fits1024,
-    "eft": eft.fine_tuned,              # 8 people, a small network fine-tuned for each, 20 evaluations
+    "eft": eft.fine_tuned,              # 4 people, a small network fine-tuned for each, 20 evaluations
     "people": data.rendered_people,     # the on-device stream of labelled images
     "input": input_row.disk_input,      # augmented crops from JPEGs on disk, on one core
 }

@@ -13,7 +13,7 @@ import numpy as np
 
 INSIDE = ("model",)
 CONFIG = "configs/hmr.py"
-SYSTEMS = ("hmr", "spin")
+SYSTEMS = ("hmr",)  # another system of the same network, SPIN's own, starts warm from such a run
 # Their head, their numbers format, and the losses they were trained with, for those who train on.
 SETTINGS = ("net.activation=none", "net.dtype=float32", "camera_convention=spin", "supervision=spin",
             "weights.keypoints2d=300.0", "weights.keypoints3d=300.0", "weights.pose=60.0", "weights.betas=0.06",

@@ -77,6 +77,7 @@ def check(config):
   one_of("fitting.mode", fitting.mode, MODES)
   one_of("fitting.method", fitting.method, smplify.METHODS)
   one_of("fitting.torso", fitting.torso, TORSOS)
+  one_of("camera_convention", config.get("camera_convention", "spin"), regression.CAMERAS)
   for name in fitting.ignored:
     one_of("fitting.ignored", name, NAMES)
   if fitting.steps < 1 or not fitting.threshold > 0:
@@ -220,6 +221,7 @@ def build(config):
   check(config)
   net, weights = regressor.ImageRegressor(**config.net, axis_name=AXIS), dict(config.weights)
   mode, num_parts = config.fitting.mode, config.get("accumulate", 1)
+  decode = functools.partial(regression.decode, convention=config.get("camera_convention", "spin"))
 
   @functools.cache
   def optimizer():  # only training needs it, and the length of the run
@@ -245,14 +247,14 @@ def build(config):
 
   def fits_of(memory, estimates, batch, assets):
     """Chosen for a batch, or () when there are no fits."""
-    predicted = jax.lax.stop_gradient([x[:, -1] for x in regression.decode(estimates)])
+    predicted = jax.lax.stop_gradient([x[:, -1] for x in decode(estimates)])
     return choose(memory["fits"], predicted, batch, assets, config) if memory else ()
 
   def net_loss(params, stats, memory, batch, assets, totals, key):
     estimates, new = estimate(params, stats, batch["image"], assets, key)
     chosen = batch["chosen"] if "chosen" in batch else fits_of(memory, estimates, batch, assets)
     labels = weighed(batch, config) | (chosen.labels if chosen else {})
-    last = (x[:, -1] for x in regression.decode(estimates))
+    last = (x[:, -1] for x in decode(estimates))
     terms = regression.image_terms(*last, labels, assets, weights, "spin49", totals)
     loss = losses.weigh(weights, terms)
     return loss, ({"loss": loss} | terms, new["batch_stats"], chosen)
@@ -290,7 +292,7 @@ def build(config):
   def predict(state, batch, assets):
     estimates = net.apply({"params": state.params["net"], "batch_stats": state.stats["net"]}, batch["image"],
                           regression.start_values(assets["mean"]), False)
-    return regression.prediction(regression.decode(estimates))
+    return regression.prediction(decode(estimates))
 
   return System(init, step, predict)
 

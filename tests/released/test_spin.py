@@ -115,6 +115,10 @@ def test_a_network_that_would_read_the_weights_otherwise_cannot_start_from_them(
   with pytest.raises(InputError, match="net.activation=none"):
     run._check_warm_start(config("camera_convention=eft"))
   run._check_warm_start(config("camera_convention=eft", "net.activation=none"))
+  spin_config = f"{ROOT}/configs/spin.py:smoke"
+  with pytest.raises(InputError, match="camera_convention=eft"):
+    run._check_warm_start(runs.config_of(f"warm_start={released / 'eft'}", config=spin_config))
+  run._check_warm_start(runs.config_of(f"warm_start={released / 'spin'}", config=spin_config))
 
 
 def test_settings_of_the_weights_may_be_overridden_but_flags_of_others_are_refused():
@@ -123,6 +127,6 @@ def test_settings_of_the_weights_may_be_overridden_but_flags_of_others_are_refus
   with pytest.raises(InputError, match="legacy-lu"):
     config("--legacy-lu")
   assert config("--config.net.dtype=bfloat16").net.dtype == "bfloat16"
-  with pytest.raises(InputError, match="weights are for hmr or spin"):
+  with pytest.raises(InputError, match="weights are for hmr"):
     convert._config(convert.parse(["convert", "--kind", "spin", "--from", "a.pt", "--out", "out",
                                    f"--config={ROOT}/configs/prohmr.py:smoke"]), spin)
