@@ -29,6 +29,7 @@ def get_config(mode="full"):
       warm_start="",
       stuck_after_s=0,
       supervision="spin",
+      camera_convention="spin",
       # From disk, num_workers processes prepare batches; 0: num_threads threads, which share Python's lock.
       data=dict(source="stream", share_2d_only=0.3, mocap="", num_workers=0, num_threads=8, max_bad_share=0.05),
       net=dict(backbone="resnet50", iterations=3, hidden=1024, dropout=0.5, activation="none", dtype="bfloat16",

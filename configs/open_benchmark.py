@@ -37,6 +37,7 @@ SHARED = dict(
 HMR = dict(
     system="hmr",
     supervision="spin",
+    camera_convention="spin",
     net=dict(backbone="resnet_tiny", iterations=3, hidden=256, dropout=0.0, activation="relu", dtype="float32",
              batch_norm="device", remat=False),
     weights=dict(keypoints2d=20.0, keypoints3d=400.0, pose=60.0, betas=0.3, vertices=0.0, camera=1.0,

@@ -1,25 +1,31 @@
 """What never changes in a run: the body, its surface, the joints-only body, the mean parameters."""
 
+from jhmr import fits_memory
 from jhmr.body import landmarks, mesh, poses, rotations, smpl
 from jhmr.errors import InputError
+from jhmr.fitting import priors
 import jax.numpy as jnp
 import numpy as np
 
 LABELS = "spin49"  # what batches label; `keypoint_body` keeps only the vertices that this and the model's joints need
 
 
-def load(config):
+def load(config, training=True):
   """The assets of a config, as one pytree of arrays.
 
   Args:
     config: its `body` is "mannequin", "mannequin_small", or the path of an SMPL file or folder; its
       `mean_params` is "" for the mean of the pose sampler, or the path of an `smpl_mean_params.npz`; its
       `data.mocap` is "" for the pose sampler, or the path of a mocap file that takes its place; its `model_joints`,
-      where there is one, is the joint set a system compares with the labels.
+      where there is one, is the joint set a system compares with the labels; its `fits`, where there are any, are
+      files of initial fits of the training examples, see `fits_memory.read`, and its
+      `pose_prior` the file of a `priors.Gmm`, "" for that of the pose sampler.
+    training: also what only training needs.
   Returns:
     {"body": Smpl, "keypoint_body": Smpl of a few dozen points, "surface": Surface,
      "mean": {"pose": [24, 3, 3] root in the camera frame, "betas": [10], "camera": [3]},
-     "mocap": MocapTable, if there is one}
+     "mocap": MocapTable, if there is one, "fits": {"pose", "betas", "known"} on the host, if there are any,
+     "pose_prior": Gmm, if the config speaks of one}
   Raises:
     InputError: for a file that is missing or is not a body.
   """
@@ -27,8 +33,11 @@ def load(config):
   body = smpl.from_arrays(arrays)
   mocap = {"mocap": poses.mocap_table(config.data.mocap)} if config.data.mocap else {}
   sets = tuple(dict.fromkeys((LABELS, config.get("model_joints", LABELS))))
-  return mocap | {"body": body, "keypoint_body": landmarks.rigid_body(body, sets), "surface": mesh.surface(arrays),
-                  "mean": mean_parameters(config.mean_params)}
+  more = {"fits": fits_memory.read(config.fits)} if training and config.get("fits", "") else {}
+  if training and "pose_prior" in config:
+    more["pose_prior"] = priors.read_gmm(config.pose_prior) if config.pose_prior else priors.default_gmm()
+  return mocap | more | {"body": body, "keypoint_body": landmarks.rigid_body(body, sets),
+                         "surface": mesh.surface(arrays), "mean": mean_parameters(config.mean_params)}
 
 
 def mean_parameters(path=""):

@@ -13,8 +13,8 @@ import cv2
 import jax
 import jax.numpy as jnp
 from jhmr import command, report
-from jhmr.benchmarks import body, data, fitting, flow, growth, hypotheses, input as input_row, precision, render, smplify
-from jhmr.benchmarks import timing, train, train_prohmr
+from jhmr.benchmarks import body, data, eft, fitting, flow, growth, hypotheses, input as input_row, precision, render
+from jhmr.benchmarks import smplify, timing, train, train_prohmr
 from jhmr.errors import InputError
 
 ROWS = {
@@ -30,6 +30,7 @@ ROWS = {
     "fit": fitting.keypoint_fits,       # 64 people, 25 keypoints each
     "smplify": smplify.fits64,          # 64 people, 49 keypoints each, 100 + 100 steps of Adam
     "smplify_1024": smplify.fits1024,
+    "eft": eft.fine_tuned,              # 8 people, a small network fine-tuned for each, 20 evaluations
     "people": data.rendered_people,     # the on-device stream of labelled images
     "input": input_row.disk_input,      # augmented crops from JPEGs on disk, on one core
 }

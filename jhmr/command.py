@@ -17,6 +17,7 @@ import ml_collections
 from ml_collections import config_flags
 
 EXIT_INPUT = 2
+WORKDIR = "{workdir}"  # in a config.json: the folder it is in, wherever that was moved to
 # May differ between a run and its resumption: they change what is reported and when, not what is learnt,
 # except duration, which lets a finished run go on.
 FREE_ON_RESUME = ("duration", "eval_batches", "log_every", "eval_every", "checkpoint_every", "keep", "parallel",
@@ -130,13 +131,20 @@ def to_json(config):
 
 
 def read_config(workdir):
-  """The config a run was started with, from its config.json. Raises InputError when there is none to read."""
+  """The config a run was started with, from its config.json, files in the run's own folder by their absolute path.
+
+  Raises:
+    InputError: when there is none to read.
+  """
   path = os.path.join(workdir, "config.json")
   if not os.path.isfile(path):
     raise InputError(f"{workdir!r} holds no run (config.json is missing): give the --workdir of a finished training")
   try:
     with open(path) as f:
-      return ml_collections.FrozenConfigDict(_tuples(json.load(f)))
+      found = _tuples(json.load(f))
+    if "mean_params" in found:
+      found["mean_params"] = found["mean_params"].replace(WORKDIR, os.path.abspath(workdir))
+    return ml_collections.FrozenConfigDict(found)
   except (ValueError, TypeError, AttributeError) as error:
     raise InputError(f"{path} is damaged ({error}): restore it, or train again into a new workdir") from error
 

@@ -2,6 +2,8 @@
 
     python -m jhmr.convert --kind prohmr --from data/checkpoint.pt --out runs/prohmr_released
     python -m jhmr.convert --kind prohmr --from data/checkpoint.pt --out ... --config.body=SMPL_NEUTRAL.pkl
+    python -m jhmr.convert --kind spin --from model_checkpoint.pt --out runs/spin_released
+    python -m jhmr.convert --kind eft --from cocoall_h36m_mpiinf.pt --out runs/eft_released
     python -m jhmr.convert --kind resnet --from resnet50-19c8e357.pth --out runs/imagenet50
 
 A whole system becomes a run at step 0 that evaluate, predict and `train --config.warm_start=...` take. A ResNet becomes
@@ -74,9 +76,13 @@ def _config(args, kind):
     if args.config or args.overrides or args.legacy_lu:
       raise InputError(f"--kind {args.kind} is a part of any system: leave out --config and --legacy-lu")
     return None
-  config = command.parse_config(["convert", f"--config={args.config or kind.CONFIG}", *args.overrides])[0]
-  if config.system != args.kind:
-    raise InputError(f"config.system is {config.system!r}, but the weights are for {args.kind}: give another --config")
+  if args.legacy_lu and args.kind != "prohmr":
+    raise InputError(f"--legacy-lu is about ProHMR's flow, which --kind {args.kind} has not: leave it out")
+  given = ["convert", f"--config={args.config or kind.CONFIG}"]
+  if (system := command.parse_config(given)[0].system) not in kind.SYSTEMS:
+    raise InputError(f"config.system is {system!r}, but the weights are for {' or '.join(kind.SYSTEMS)}: give another "
+                     "--config")
+  config = command.parse_config([*given, *(f"--config.{s}" for s in kind.SETTINGS), *args.overrides])[0]
   if args.legacy_lu:
     kind.set_legacy_lu(config)
   return config
@@ -110,12 +116,14 @@ def complete(found, config, assets):
 
 def _mean(found, mean):
   """Mean parameters to write beside the weights, when the config's are not those the weights start from; else None."""
-  if found.start is None or all(np.allclose(mean[k], v, atol=1e-6) for k, v in found.start.items()):
-    return None
-  report.say(f"shape and camera are added to the file's own means: {_MEAN}; when you start another run from these "
-             "weights, set its config.mean_params to that file")
   pose = np.asarray(rotations.matrix_to_six_d(mean["pose"], "spin")).reshape(-1)
-  return {"pose": pose, "shape": found.start["betas"], "cam": found.start["camera"]}
+  ours = {"pose": pose, "betas": mean["betas"], "camera": mean["camera"]}
+  if found.start is None or all(np.allclose(ours[k], v, atol=1e-6) for k, v in found.start.items()):
+    return None
+  report.say(f"{', '.join(found.start)} are added to the file's own means: {_MEAN}; when you start another run from "
+             "these weights, set its config.mean_params to that file")
+  start = ours | found.start
+  return {"pose": start["pose"], "shape": start["betas"], "cam": start["camera"]}
 
 
 def write(out, state, config=None, mean=None):
@@ -138,7 +146,7 @@ def write(out, state, config=None, mean=None):
     if mean is not None:
       np.savez(os.path.join(scratch, _MEAN), **mean)
       with config.unlocked():
-        config.mean_params = os.path.join(out, _MEAN)
+        config.mean_params = f"{command.WORKDIR}/{_MEAN}"  # the folder may be moved
     if config is not None:
       with files.whole(os.path.join(scratch, "config.json")) as f:
         f.write(command.to_json(config))

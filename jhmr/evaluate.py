@@ -105,7 +105,7 @@ def load_run(workdir, step=None, body=None):
     config.body = body
   loaded, step = checkpoint.load_for_inference(workdir, step)
   state = TrainState(step=jnp.asarray(step, jnp.int32), opt_state={}, memory={}, **loaded)
-  return config, systems.load(config), state, assets_lib.load(config)
+  return config, systems.load(config), state, assets_lib.load(config, training=False)
 
 
 def main(argv):

@@ -6,6 +6,7 @@
     python -m jhmr.fit --workdir runs/prohmr --images photos --keypoints keypoints --out out
     python -m jhmr.fit --workdir runs/prohmr --images folder --multiview groups.json --out out
     python -m jhmr.fit --workdir runs/prohmr --split val --keypoint-noise-px 3
+    python -m jhmr.fit --workdir runs/spin_released --method eft --images photos --keypoints keypoints --out out
 
 Keypoints are OpenPose's JSON (a folder, one file an image), COCO's JSON or an .npz (`fitting/keypoint_formats.py`). The
 same command again goes on where it was interrupted.
@@ -14,23 +15,25 @@ SMPLify's methods need neither a network nor images. They write `fits.npz`, `fit
 few people `meshes/<name>.obj` and `pictures/<name>.png` (`fit_outputs.py`). With --workdir they start from what the run
 sees.
 
-The method "latent" needs a run with a density over poses. Per person, `<name>.json` and `<name>.npz` with the regressed
-body and the fitted one, `<name>_<method>.obj`, and `<name>.png`. `groups.json` is {"anna": ["left.jpg", ...], ...}. On
-a split the known bodies are compared with the regressed and the fitted ones.
+The method "latent" needs a run with a density over poses; "eft" fine-tunes a regressor for each person, see `fit_eft`.
+Both write, per person, `<name>.json` and `<name>.npz` with the regressed body and the fitted one,
+`<name>_<method>.obj`, and `<name>.png`. `groups.json` is {"anna": ["left.jpg", ...], ...}. On a split the known bodies
+are compared with the regressed and the fitted ones.
 """
 
 import argparse
 import json
 import os
 
-from jhmr import command, evaluate, files, fit_files, fit_people, fit_scores, fit_smplify, predict, report
+from jhmr import command, evaluate, files, fit_eft, fit_files, fit_people, fit_scores, fit_smplify, predict, report
 from jhmr.body import camera, joints, landmarks
 from jhmr.errors import InputError
-from jhmr.fitting import latent, smplify
+from jhmr.fitting import eft, latent, smplify
 
-METHODS = (*fit_smplify.METHODS, "latent")
+OF_RUNS = ("latent", "eft")  # methods whose prior is a trained run
+METHODS = (*fit_smplify.METHODS, *OF_RUNS)
 COLD = "smplify"  # the method without a run: it starts from nothing
-_ONLY_LATENT = ("split", "multiview", "boxes", "full_frame", "keypoint_noise_px", "detector_noise_px")
+_ONLY_RUNS = ("split", "multiview", "boxes", "full_frame", "keypoint_noise_px", "detector_noise_px")
 _ONLY_SMPLIFY = ("gmm", "vae", "image_size", "shared_shape", "truth", "batch")
 
 
@@ -73,6 +76,10 @@ def parse(argv):
   run.add_argument("--detector-noise-px", type=float, default=0.0, help="how far keypoints are off, in the 224 "
                    "pixels of a crop: weighs the prior accordingly; default: the authors' weights, which suit 0.9")
   run.add_argument("--mode", default="vmap", choices=latent.MODES, help="joint: one problem a batch, as the authors")
+  run.add_argument("--threshold", type=float, default=eft.TEST, help="eft: 2D loss below which a person is finished")
+  run.add_argument("--subset", default="all", choices=eft.SUBSETS, metavar="NAME", help="eft: what is trained: " +
+                   ", ".join(eft.SUBSETS))
+  run.add_argument("--chunk", type=int, default=1, help="eft: how many people at once")
   args = parser.parse_args(argv[1:])
   args.method = args.method or ("latent" if args.workdir else "spin" if args.shared_shape else COLD)
   return args
@@ -86,10 +93,10 @@ def check(args):
     raise InputError("--num-steps, --keypoint-noise-px, --detector-noise-px and --batch cannot be negative")
   if args.focal is not None and not 0 < args.focal < 1e7:
     raise InputError(f"--focal {args.focal}: give a positive number of pixels")
-  other = _ONLY_SMPLIFY if args.method == "latent" else _ONLY_LATENT
+  other = _ONLY_SMPLIFY if args.method in OF_RUNS else _ONLY_RUNS
   if odd := [name for name in other if getattr(args, name) not in (None, "", False, 0.0)]:
     raise InputError(f"--{odd[0].replace('_', '-')} does nothing with --method {args.method}: leave it out")
-  (check_latent if args.method == "latent" else check_smplify)(args)
+  (check_run if args.method in OF_RUNS else check_smplify)(args)
   if args.out and (args.images or args.keypoints):
     predict.check_out(args.out, args.images, args.keypoints)
 
@@ -111,12 +118,16 @@ def check_smplify(args):
   args.image_size = tuple(map(float, size))
 
 
-def check_latent(args):
+def check_run(args):
   args.joint_set = args.joint_set or "openpose25"
   if not args.workdir:
-    raise InputError("--method latent needs --workdir, a training run with a density over poses")
+    raise InputError(f"--method {args.method} needs --workdir, a training run")
   if bool(args.images) == bool(args.split):
-    raise InputError("--method latent needs either --images or --split")
+    raise InputError(f"--method {args.method} needs either --images or --split")
+  if args.method == "eft" and (args.multiview is not None or args.detector_noise_px or args.mode != "vmap"):
+    raise InputError("--method eft knows no --multiview, --detector-noise-px or --mode: leave them out")
+  if args.chunk < 1:
+    raise InputError(f"--chunk is {args.chunk}: give 1 or more")
   if args.detector_noise_px and args.full_frame:
     raise InputError("--detector-noise-px is in pixels of a crop: leave out --full-frame")
   if args.images and not args.out:
@@ -136,24 +147,22 @@ def check_latent(args):
 def main(argv):
   args = parse(argv)
   check(args)
-  if args.method != "latent":
+  if args.method not in OF_RUNS:
     return fit_people.fit_keypoints(args)
+  args.focal = args.focal or camera.FOCAL_PX
   config, system, state, assets = evaluate.load_run(args.workdir, args.step, args.body)
+  if args.method == "eft":
+    return fine_tune(args, config, system, state, assets)
   if system.latent is None:
     raise InputError(f"--method latent needs a system with a density over poses, but {args.workdir!r} is a run of "
                      f"{config.system!r}: train configs/prohmr.py, or use --method spin")
-  options = fit_files.Options(args.joint_set, args.full_frame, args.focal or camera.FOCAL_PX, args.use_hips, args.mode,
-                              args.num_steps, args.detector_noise_px)
+  options = fit_files.Options(args.joint_set, args.full_frame, args.focal, args.use_hips, args.mode, args.num_steps,
+                              args.detector_noise_px)
   body = landmarks.rigid_body(assets["body"], (args.joint_set,))
   if args.images and args.multiview:
     return fit_files.refine_groups(args, config, system, state, assets)
   if args.images:
     return fit_files.fit_images(args, options, config, system, state, assets, body)
-  return measure(args, options, config, system, state, assets, body)
-
-
-def measure(args, options, config, system, state, assets, body):
-  """What fits gain on a split, as a table, and with --out as JSON."""
   if args.multiview is not None:
     order = fit_scores.VIEW_METHODS
     errors = fit_scores.view_errors(config, system, state, assets, args.split, args.mode, args.num_steps)
@@ -161,6 +170,24 @@ def measure(args, options, config, system, state, assets, body):
     order = fit_scores.METHODS
     errors = fit_scores.keypoint_errors(config, system, state, assets, body, args.split, args.keypoint_noise_px,
                                         options)
+  write_table(args, state, options, errors, order)
+
+
+def fine_tune(args, config, system, state, assets):
+  """--method eft."""
+  options = fit_eft.Options(args.joint_set, args.full_frame, args.focal, args.use_hips, num_steps=args.num_steps,
+                            threshold=args.threshold, subset=args.subset, chunk=args.chunk)
+  fit_eft.check(config, options, args.workdir)
+  if args.images:
+    body = landmarks.rigid_body(assets["body"], (args.joint_set,))
+    return fit_files.fit_images(args, options, config, system, state, assets, body,
+                                fit_eft.fit_program(config, options))
+  errors = fit_eft.keypoint_errors(config, state, assets, args.split, args.keypoint_noise_px, options)
+  return write_table(args, state, options, errors, fit_eft.METHODS)
+
+
+def write_table(args, state, options, errors, order):
+  """Prints what a split says, and writes it to --out."""
   rows = fit_scores.rows_of(args.split, errors, order)
   report.table(rows, fit_scores.COLUMNS)
   if args.out:

@@ -165,15 +165,16 @@ def picture(person, vertices, faces, values):
   return [large, *(p for v in vertices for p in pictures.body_panels(person["crop"], v, faces, *camera_of))]
 
 
-def fit_images(args, options, config, system, state, assets, body):
-  """Fits everybody whom --images and --keypoints name and who is not in --out yet."""
+def fit_images(args, options, config, system, state, assets, body, program=None):
+  """Fits everybody whom --images and --keypoints name and who is not in --out yet; by `program`, default fit_program's.
+  """
   jobs, bad = find_jobs(predict.find_images(args.images), args.keypoints, options.joint_set)
   settings = {job.name: settings_of(args, state, job.path, job.keypoints) | options._asdict() for job in jobs}
   todo = [job for job in jobs if not is_done(args.out, job.name, settings[job.name])]
   if len(todo) < len(jobs):
     report.say(f"{len(jobs) - len(todo)} of {len(jobs)} people are in {args.out} already")
   _warn(bad)
-  run, began, rows, written = fit_program(system, options), time.monotonic(), [], len(jobs) - len(todo)
+  run, began, rows, written = program or fit_program(system, options), time.monotonic(), [], len(jobs) - len(todo)
   faces = np.asarray(assets["surface"].faces)
   for first in range(0, len(todo), BATCH):
     group, wrong = _read(todo[first:first + BATCH], config.image_size, options.joint_set)
@@ -217,7 +218,7 @@ def _read(jobs, image_size, set_name):
 
 def _padded(group, mode):
   """The arrays of a whole batch; those who fill it up have no confident keypoint, and are in no joint problem."""
-  people = [person for _, person in group] + [group[0][1]] * (BATCH - len(group) if mode == "vmap" else 0)
+  people = [person for _, person in group] + [group[0][1]] * (BATCH - len(group) if mode != "joint" else 0)
   arrays = {k: np.stack([p[k] for p in people]) for k in
             ("crop", "keypoints", "box_center_px", "box_size_px", "image_size")}
   arrays["keypoints"][len(group):, :, 2] = 0

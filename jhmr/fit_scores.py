@@ -77,7 +77,7 @@ def batches(config, assets, name):
   split.close()
 
 
-def _joined(parts, keep):
+def joined(parts, keep):
   """{method: {metric: [B]}} of all batches -> of all examples that count."""
   keep = np.concatenate(keep) > 0
   return jax.tree.map(lambda *x: np.concatenate(x)[keep], *parts)
@@ -103,7 +103,7 @@ def keypoint_errors(config, system, state, assets, body, name, noise_px, options
     return {"mode": score(mode, encoded.betas), "fit": score(fit.pose, fit.betas)}, batch["mask"] * batch["has_pose"]
 
   parts, keep = zip(*(jax.device_get(measure(state, batch, assets, body)) for batch in batches(config, assets, name)))
-  return _joined(parts, keep)
+  return joined(parts, keep)
 
 
 def by_person(person, keep):

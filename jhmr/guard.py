@@ -3,11 +3,12 @@
     step = guard.guarded(system.step, ema=0.999)
     state, metrics = step(state, batch, assets)      # metrics["skipped"]: updates left out so far
 
-Both cost one pass over the state and no communication.
+Both cost one pass over the state, but for its memory, and no communication.
 """
 
 import jax
 import jax.numpy as jnp
+from jhmr import state as state_lib
 from jhmr.data import spec
 import numpy as np
 
@@ -30,12 +31,15 @@ def guarded(step, ema=0.0):
   """
   def guarded_step(state, batch, assets):
     new, metrics = step(state, batch, assets)
-    sound = jnp.all(jnp.isfinite(jnp.stack([jnp.asarray(m, jnp.float32) for m in metrics.values()])))
+    sound = state_lib.sound(metrics)
     if ema:
       t = state.step.astype(jnp.float32)
       decay = jnp.minimum(ema, (1 + t) / (10 + t))
       new = new.replace(ema=jax.tree.map(lambda a, p: decay * a + (1 - decay) * p, state.ema, new.params))
-    new = jax.tree.map(lambda n, o: jnp.where(sound, n, o), new, state)
+    # Not the memory: systems write to it only when the step is sound, and in place. To choose between two tables of
+    # 300,000 fits is to copy 0.1 GB each step: 49 ms on a CPU, where writing 64 rows takes 0.1 ms.
+    memory, rest = new.memory, lambda state: state.replace(memory={})
+    new = jax.tree.map(lambda n, o: jnp.where(sound, n, o), rest(new), rest(state)).replace(memory=memory)
     skipped = state.skipped + jnp.where(sound, 0, 1).astype(jnp.int32)
     return (new.replace(step=state.step + 1, skipped=skipped), metrics | {"skipped": skipped.astype(jnp.float32)})
 

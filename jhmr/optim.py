@@ -48,12 +48,13 @@ def count_steps(text, name, batch_size, num_examples, num_steps=None):
   if unit == "%":
     return round(value / 100 * num_steps)
   if unit.startswith("epoch") and not num_examples:
-    raise InputError(f"config.{name} is {text!r}, but rendered people never end: give steps or examples")
+    raise InputError(f"config.{name} is {text!r}, but rendered people never end: give steps or examples, "
+                     "or set config.data.examples")
   return round(value * examples[unit] / batch_size)
 
 
 def resolve(config, num_examples):
-  """A copy of a run's config with `num_steps`, and every duration of its optimisers as steps.
+  """A copy of a run's config with `num_steps`, `num_examples`, and every duration of its optimisers as steps.
 
   Args:
     config: a ConfigDict with duration, batch_size and sections named *optim.
@@ -61,6 +62,7 @@ def resolve(config, num_examples):
   """
   config = copy.deepcopy(config)
   with config.unlocked():
+    config.num_examples = num_examples
     config.num_steps = count_steps(config.duration, "duration", config.batch_size, num_examples)
     for section in [k for k in config if k.endswith("optim")]:
       for field in DURATIONS:

@@ -3,6 +3,7 @@
 `supervision` says whose reductions are used:
   "hmr"   2D: absolute error, mean over visible keypoints, the 19 of the paper. 3D: its 14 joints.
   "spin"  2D: squared error times confidence, mean over all, 3D likewise; both on SPIN's 24 annotated joints.
+  "spin49"  the same, but the 2D mean is over all 49 joints, detected ones too, as in SPIN's code; for SPIN itself.
 """
 
 import jax.numpy as jnp
@@ -11,9 +12,12 @@ from jhmr.body import camera
 from jhmr.body import joints
 from jhmr.body import rotations
 from jhmr.body import smpl
+from jhmr.state import Prediction
 import numpy as np
 
 SUPERVISION = ("hmr", "spin")
+CAMERAS = ("spin", "eft")   # what a network's (s, tx, ty) mean: s (X + t), as everywhere else here, or s X + t
+_LEAST_SCALE = 1e-6         # below it, no t is the same in both
 
 
 def _labelled(set_name, *names):
@@ -22,8 +26,8 @@ def _labelled(set_name, *names):
 
 
 FACE = ("nose", "left_eye", "right_eye", "left_ear", "right_ear")
-JOINTS_2D = {"hmr": _labelled("lsp_annotated14", *FACE), "spin": _labelled("gt24")}
-JOINTS_3D = {"hmr": _labelled("lsp_annotated14"), "spin": _labelled("gt24")}
+JOINTS_2D = {"hmr": _labelled("lsp_annotated14", *FACE), "spin": _labelled("gt24"), "spin49": _labelled("spin49")}
+JOINTS_3D = {"hmr": _labelled("lsp_annotated14"), "spin": _labelled("gt24"), "spin49": _labelled("gt24")}
 HIPS = tuple(joints.index("gt24", f"{side}_hip") for side in ("right", "left"))  # and in the 14, which begin alike
 
 
@@ -32,10 +36,34 @@ def start_values(mean):
   return rotations.matrix_to_six_d(mean["pose"], "spin").reshape(-1), mean["betas"], mean["camera"]
 
 
-def decode(estimates):
-  """Network outputs of all T iterations -> (pose [B, T, 24, 3, 3], betas [B, T, L], camera [B, T, 3])."""
+def decode(estimates, convention="spin"):
+  """Network outputs of all T iterations -> (pose [B, T, 24, 3, 3], betas [B, T, L], camera [B, T, 3]).
+
+  The network goes on from its own numbers; here they become rotations, and cameras of `body.camera`.
+
+  Args:
+    estimates: 6D poses [B, T, 144] in SPIN's layout, betas, cameras.
+    convention: one of CAMERAS, what the cameras of this network mean.
+  """
   six_d, betas, cam = estimates
-  return rotations.six_d_to_matrix(six_d.reshape(*six_d.shape[:-1], -1, 6), "spin"), betas, cam
+  pose = rotations.six_d_to_matrix(six_d.reshape(*six_d.shape[:-1], -1, 6), "spin")
+  return pose, betas, from_eft(cam) if convention == "eft" else cam
+
+
+def from_eft(cam):
+  """(s, tx, ty) [..., 3] of s X + t, without a unit -> that of s (X + t), metres; where s is 0, t stays as it is.
+
+  Source: EFT (Joo et al. 2020), authors' `train/eftFitter.py`, against SPIN's `train/trainer.py`: t_eft = s t_spin.
+  """
+  scale = cam[..., :1]
+  return jnp.concatenate([scale, cam[..., 1:] / jnp.where(jnp.abs(scale) < _LEAST_SCALE, 1.0, scale)], -1)
+
+
+def prediction(decoded):
+  """What `decode` makes of all iterations -> the Prediction of the last one, S = 1."""
+  pose, betas, cam = (x[:, -1:] for x in decoded)
+  return Prediction(global_orient=pose[:, :, :1], body_pose=pose[:, :, 1:], betas=betas, camera=cam,
+                    log_prob=jnp.zeros(betas.shape[:2], jnp.float32))
 
 
 def label_weights(batch, weights, supervision):
@@ -49,7 +77,7 @@ def label_weights(batch, weights, supervision):
   labelled = {"keypoints2d": visible if supervision == "hmr" else everyone, "keypoints3d": batch["has_keypoints3d"],
               "pose": batch["has_pose"], "betas": batch["has_betas"], "camera": everyone,
               "vertices": batch["has_pose"] * batch["has_betas"], "adversarial": everyone}
-  return {name: batch["mask"] * weight for name, weight in labelled.items() if weights[name]}
+  return {name: batch["mask"] * weight for name, weight in labelled.items() if weights.get(name)}
 
 
 def image_terms(pose, betas, cam, batch, assets, weights, supervision, totals=None):
@@ -57,6 +85,7 @@ def image_terms(pose, betas, cam, batch, assets, weights, supervision, totals=No
 
   Args:
     pose: [B, 24, 3, 3], betas: [B, L], cam: [B, 3].
+    batch: its labels; `vertex_betas`, where there are any, are those of the target's mesh in place of `betas`.
     weights: {name: number}; terms of weight 0 are left out.
     totals: of `label_weights` over the whole batch, when this one is a part of it.
   Returns:
@@ -75,7 +104,7 @@ def image_terms(pose, betas, cam, batch, assets, weights, supervision, totals=No
             "camera": losses.camera(cam)}
   if weights["vertices"]:  # the only term that needs the full mesh
     mesh = lambda b, p: smpl.forward(assets["body"], b, p).vertices
-    errors["vertices"] = losses.vertices(mesh(betas, pose), mesh(batch["betas"], labels))
+    errors["vertices"] = losses.vertices(mesh(betas, pose), mesh(batch.get("vertex_betas", batch["betas"]), labels))
   counted = label_weights(batch, weights, supervision)
   totals = totals or losses.totals(counted)
   return {n: losses.masked_mean(error, counted[n], total=totals[n]) for n, error in errors.items() if weights[n]}

@@ -78,6 +78,7 @@ def prepare(config, workdir, cluster):
   if newest < 0:
     state, origin = make(jax.jit(source.on_device)(first, assets)), "a fresh run"
     if config.warm_start:
+      _check_warm_start(config)
       state, origin = checkpoint.warm_start(state, config.warm_start)
     state = distributed.shared(cluster, state)  # another run's best checkpoint may change while processes look
   return Prepared(asked, config, mapper, system, source, splits, assets, make, first, newest, damaged, state, origin)
@@ -109,6 +110,17 @@ def _check_workdir(config, workdir):
     command.check_resumable(config, command.read_config(workdir))
   elif os.path.isdir(workdir) and _strangers(workdir):
     raise InputError(f"workdir {workdir!r} holds files that are not a run of ours: give an empty or new --workdir")
+
+
+def _check_warm_start(config):
+  """Weights mean nothing to a network that reads them otherwise, and no shape would show it."""
+  if not os.path.isfile(os.path.join(config.warm_start, "config.json")):
+    return  # a part of a network
+  there, here = command.flatten(command.read_config(config.warm_start)), command.flatten(config)
+  for key in ("camera_convention", "net.activation"):
+    if key in here and there.get(key, here[key]) != here[key]:
+      raise InputError(f"config.{key} is {here[key]!r}, but config.warm_start {config.warm_start!r} is a run with "
+                       f"{there[key]!r}: give --config.{key}={there[key]}")
 
 
 def _strangers(workdir):
@@ -145,6 +157,7 @@ def start(prepared, workdir, cluster, profile=False):
     state = p.mapper.locally(checkpoint.restore(writer, p.newest, shapes, p.mapper.replicated))
   else:
     state = p.mapper.replicate(p.state)
+  lasting = {k: v for k, v in p.assets.items() if k != "fits"}  # the state has them by now
   log = report.open_report(workdir, max(p.newest, 0), p.config.num_steps, main)
-  return Run(p.config, workdir, cluster, p.mapper, p.system, p.source, p.splits, p.mapper.replicate(p.assets),
+  return Run(p.config, workdir, cluster, p.mapper, p.system, p.source, p.splits, p.mapper.replicate(lasting),
              guard.guarded(p.system.step, p.config.ema), writer, log, profile), state

@@ -12,6 +12,7 @@ from typing import Any, Callable, NamedTuple
 
 from flax import struct
 import jax
+import jax.numpy as jnp
 
 AXIS = "data"  # the mapped axis every step runs under, on one device too
 
@@ -63,7 +64,13 @@ class System(NamedTuple):
   """The three functions of a method; `jhmr/systems/<name>.py:build(config)` returns one."""
   init: Callable     # (rng, batch, assets) -> TrainState; sees a real batch
   # (state, batch, assets) -> (TrainState, metrics {name: [] float32}), the metrics the same on every device: the loss,
-  # its terms and the norm of every gradient, so that a step is sound exactly when all of them are finite.
+  # its terms and the norm of every gradient, so that a step is sound exactly when all of them are finite. What is not
+  # sound is left out by the loop, but for the memory: only a system can leave its rows out without copying the table.
   step: Callable
   predict: Callable  # (state, batch, assets) -> Prediction
   latent: Latent | None = None  # for systems with a density over poses
+
+
+def sound(metrics):
+  """Whether the step that gave these metrics may be applied: [] bool, true when all of them are finite."""
+  return jnp.all(jnp.isfinite(jnp.stack([jnp.asarray(m, jnp.float32) for m in metrics.values()])))

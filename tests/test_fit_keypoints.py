@@ -120,6 +120,26 @@ def test_a_shared_shape_is_one(people, tmp_path):
     assert np.ptp(table["betas"], 0).max() == 0 and np.abs(table["betas"]).max() > 1e-3
 
 
+def test_odd_people_stay_finite_and_leave_their_neighbours_alone(people, fitted, tmp_path):
+  with np.load(people / "keypoints" / "keypoints.npz") as f:
+    stored = {k: v for k, v in f.items() if k in ("keypoints", "joint_set", "image_size")}
+  odd = np.repeat(stored["keypoints"][:1], 6, 0)
+  odd[0, 4:] = 0                                              # four keypoints
+  odd[1, :, 0] = 200                                          # on a line
+  odd[2, :, :2] = np.random.default_rng(0).uniform(-1e5, 1e5, (25, 2))
+  odd[3, :, :2] = 300 + 5 * np.random.default_rng(1).uniform(size=(25, 2))
+  odd[4, :, 2] = 0.11
+  odd[5, :, :2] = np.where(np.arange(25)[:, None] < 12, 50, 600)  # two places
+  stored["keypoints"] = np.concatenate([odd, stored["keypoints"]])
+  np.savez(tmp_path / "odd.npz", focal_px=5000, **stored)
+  fit.main(["fit", "--keypoints", str(tmp_path / "odd.npz"), "--out", str(tmp_path / "out"), "--no-meshes",
+            "--no-pictures", *FEW])
+  with np.load(tmp_path / "out" / "fits.npz") as table:
+    for name in ("pose", "betas", "transl_m", "camera", "objective"):
+      assert np.isfinite(table[name]).all(), name
+    np.testing.assert_allclose(table["fitted_px"][6:], fitted[1]["fitted_px"], atol=0.5)
+
+
 def sees(state, batch, assets):
   """A network that takes everybody for somebody of the mean pose, larger the brighter the crop is."""
   del state

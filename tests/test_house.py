@@ -23,7 +23,9 @@ ROOMS = {
     "jhmr.released": ("jhmr.errors", "jhmr.nn", "jhmr.body.pickles", "jhmr.released"),
     "jhmr.fitting": ("jhmr.errors", "jhmr.files", "jhmr.body", "jhmr.fitting"),
     "jhmr.data": ("jhmr.errors", "jhmr.body", "jhmr.data", "jhmr.command", "jhmr.report"),
-    "jhmr.regression": ("jhmr.body", "jhmr.losses"),
+    "jhmr.regression": ("jhmr.body", "jhmr.losses", "jhmr.state"),
+    "jhmr.fits_memory": ("jhmr.errors", "jhmr.body", "jhmr.state"),
+    "jhmr.pose_prior": ("jhmr.errors", "jhmr.body", "jhmr.nn", "jhmr.checkpoint", "jhmr.command"),
     "jhmr.losses": ("jhmr.body", "jhmr.state"),
     "jhmr.metrics": ("jhmr.body", "jhmr.state"),
     "jhmr.hypotheses": ("jhmr.body", "jhmr.metrics"),
@@ -36,10 +38,10 @@ ROOMS = {
     "jhmr.optim": ("jhmr.errors",),
     "jhmr.parallel": ("jhmr.errors", "jhmr.state"),
     "jhmr.distributed": ("jhmr.errors",),
-    "jhmr.guard": ("jhmr.data.spec",),
+    "jhmr.guard": ("jhmr.data.spec", "jhmr.state"),
     "jhmr.checkpoint": ("jhmr.errors", "jhmr.files", "jhmr.state"),
     "jhmr.systems": ("jhmr.errors", "jhmr.state", "jhmr.losses", "jhmr.metrics", "jhmr.optim", "jhmr.nn", "jhmr.body",
-                     "jhmr.regression", "jhmr.fitting"),
+                     "jhmr.regression", "jhmr.fits_memory", "jhmr.fitting", "jhmr.pose_prior"),
 }
 # Peers are imported inside the functions that run them, builders' TFDS inside theirs.
 NEVER = {"tensorflow", "torch", "smplx", "torchvision"}

@@ -1,8 +1,8 @@
 """SMPLify rows: people fitted per second by SPIN's 100 + 100 steps of Adam, beside the same optimisation in PyTorch.
 
-Both sides start from the same parameters, see the same 49 noisy keypoints and minimise the same objective; ours from the
-few dozen points that make the keypoints, the peer from smplx's full mesh, as the authors do. The peer takes minutes for
-a thousand people, so there it makes a few steps of each stage, and its rate is counted from those; the note says so.
+Both sides start from the same parameters, see the same 49 noisy keypoints and minimise the same objective; ours from
+the few dozen points that make the keypoints, the peer from smplx's full mesh, as the authors do. The peer takes minutes
+for a thousand people, so there it makes a few steps of each stage, and its rate is counted from those; the note says so.
 """
 
 import importlib.util

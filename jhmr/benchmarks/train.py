@@ -89,11 +89,11 @@ def peer_step(arrays, state, data, assets):
   batch = {k: tensor(v[0]) for k, v in data.items()}
   image = batch["image"].permute(0, 3, 1, 2).contiguous()
   start = [tensor(x).expand(len(image), -1) for x in regression.start_values(assets["mean"])]
-  layer = _smplx_keypoints(arrays, len(image))
+  layer = smplx_keypoints(arrays, len(image))
   optimizer = torch.optim.Adam(jax.tree.leaves(params), lr=CONFIG["optim"]["learning_rate"])
 
   def run():
-    pose, betas, cam = _regress(params, stats, image, start)
+    pose, betas, cam = regress(params, stats, image, start)
     loss = _loss(pose, betas, cam, layer(betas, pose), batch)
     optimizer.zero_grad()
     loss.backward()
@@ -115,11 +115,11 @@ def torch_layout(params):
   return jax.tree.map(lambda x: turn(np.asarray(x)), params)
 
 
-def torch_features(net, stats, image):
-  """`nn.resnet.ResNet` as resnet_tiny, said again in PyTorch, in training: [B, 3, S, S] -> [B, C]."""
+def torch_features(net, stats, image, training=True):
+  """`nn.resnet.ResNet` as resnet_tiny, said again in PyTorch, in training or not: [B, 3, S, S] -> [B, C]."""
   import torch
   from torch.nn import functional as F
-  bn = lambda x, p, s: F.batch_norm(x, s["mean"], s["var"], p["scale"], p["bias"], training=True)
+  bn = lambda x, p, s: F.batch_norm(x, s["mean"], s["var"], p["scale"], p["bias"], training=training)
   x = F.relu(bn(F.conv2d(image, net["conv1"]["kernel"], stride=2, padding=1), net["bn1"], stats["bn1"]))
   strides = resnet.ARCHITECTURES[CONFIG["net"]["backbone"]].strides
   for name, stride in zip(sorted(n for n in net if n.startswith("layer")), strides):
@@ -136,12 +136,12 @@ def torch_features(net, stats, image):
   return torch.cat([x.mean((2, 3)), *located], 1)
 
 
-def _regress(params, stats, image, start):
+def regress(params, stats, image, start, training=True):
   """`nn.regressor.ImageRegressor` with resnet_tiny, said again in PyTorch: (pose [B, 24, 3, 3], betas, camera)."""
   import torch
   from torch.nn import functional as F
   head, estimate = params["head"], start
-  features = torch_features(params["backbone"], stats, image)
+  features = torch_features(params["backbone"], stats, image, training)
   dense = lambda x, name: F.linear(x, head[name]["kernel"], head[name]["bias"])
   for _ in range(CONFIG["net"]["iterations"]):
     x = F.relu(dense(F.relu(dense(torch.cat([features, *estimate], -1), "fc1")), "fc2"))
@@ -152,7 +152,7 @@ def _regress(params, stats, image, start):
   return torch.stack([a, b, torch.cross(a, b, dim=-1)], -1), estimate[1], estimate[2]
 
 
-def _smplx_keypoints(arrays, batch):
+def smplx_keypoints(arrays, batch):
   """A function (betas, pose) -> 49 keypoints [B, 49, 3] through smplx, as SPIN does it."""
   import torch
   from jhmr.benchmarks import body as body_rows

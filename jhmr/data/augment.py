@@ -66,7 +66,9 @@ def apply(example, augmentation, size, crop=None):
   else:
     crop[:] = images.warp(example["image"], affine, size)
   out = labels(example, augmentation, affine, size)
-  return {"image": crop, "gain": augmentation.gain} | out | _maps(example, affine, size, augmentation.flip)
+  done = {"gain": augmentation.gain, "flip": np.float32(augmentation.flip),
+          "angle_rad": np.float32(augmentation.angle_rad)}
+  return {"image": crop} | done | out | _maps(example, affine, size, augmentation.flip)
 
 
 def crop_map(box, augmentation, size):

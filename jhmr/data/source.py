@@ -20,7 +20,7 @@ from jhmr.errors import InputError
 
 STREAM = "stream"  # config.data.source for rendered people; anything else is the directory of a built data set
 # Keys of config.data that are read here, in `pipeline` or by `assets`.
-_OTHER_KEYS = ("source", "mocap", "num_workers", "num_threads", "max_bad_share", "maps")
+_OTHER_KEYS = ("source", "mocap", "num_workers", "num_threads", "max_bad_share", "maps", "examples")
 
 
 class Source(NamedTuple):
@@ -29,7 +29,7 @@ class Source(NamedTuple):
   on_device: Callable  # (batch, assets) -> batch of spec.FIELDS; pure, for jit and for each device
   size: int            # examples; of the endless stream, those before indices repeat
   num_batches: int     # ceil(size / batch_size)
-  epoch: int = 0       # examples of an epoch; 0 where the data never end
+  epoch: int = 0       # examples of an epoch, their ids are 0..epoch - 1; 0 where the data never end
   stats: Callable = dict            # () -> {"bad_records", "reads"} so far in this process; {} for a stream
   close: Callable = lambda: None    # () -> None: ends threads and workers; no batches after that
 
@@ -64,7 +64,8 @@ def open_source(config, assets, process_index=0, process_count=1):
   """Training batches of a config.
 
   Args:
-    config: reads seed, batch_size (over all processes), image_size and data.
+    config: reads seed, batch_size (over all processes), image_size and data. Rendered people are endless unless
+      `data.examples` says how many there are; then index i shows example i % examples.
     assets: of `assets.load`.
     process_index, process_count: which rows of every global batch are ours.
   Returns:
@@ -77,14 +78,23 @@ def open_source(config, assets, process_index=0, process_count=1):
   if config.data.source != STREAM:
     from jhmr.data import pipeline  # grain and TFDS take seconds to import: only for those who read from disk
     return pipeline.open_training(config, process_index, process_count)
-  chosen, seed, size = settings(config), int(config.seed), 2**31 - 1
+  chosen, seed, epoch = settings(config), int(config.seed), num_examples(config)
+  size = epoch or 2**31 - 1
 
   def batch(i):
     first = i * config.batch_size + process_index * local
     return {"index": ((first + np.arange(local, dtype=np.int64)) % size).astype(np.int32)}
 
   return Source(batch, lambda batch, assets: synthetic.examples(assets, seed, batch["index"], chosen), size,
-                math.ceil(size / config.batch_size))
+                math.ceil(size / config.batch_size), epoch)
+
+
+def num_examples(config):
+  """`config.data.examples` of rendered people, 0 where they never end; InputError when it is no count."""
+  number = _like(0, config.data.get("examples", 0), "examples")
+  if not 0 <= number < 2**31:
+    raise InputError(f"config.data.examples is {number}: give how many people to render, or 0 for no end")
+  return number
 
 
 def open_split(config, assets, name, process_index=0, process_count=1):

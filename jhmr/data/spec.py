@@ -46,6 +46,9 @@ FIELDS = {
     "visible": Field((NUM_KEYPOINTS,), np.float32, False, "1 if the keypoint is in the crop and nothing hides it"),
     "parts": Field(("S", "S"), np.uint8, False, "body part 1..24 at each pixel (SMPL joint + 1), 0 elsewhere"),
     "depth": Field(("S", "S"), np.float32, False, "depth of the person in metres, 0 where there is none"),
+    "flip": Field((), np.float32, False, "1 if the crop is mirrored; absent fields mean that nothing is augmented"),
+    "angle_rad": Field((), np.float32, False,
+                       "in-plane rotation of the crop, before the mirror, counter-clockwise on the screen"),
     "person": Field((), np.int32, False, "which person, when a split shows each one several times"),
     "view": Field((), np.int32, False, "which view of that person"),
 }
@@ -66,7 +69,7 @@ def fake_batch(image_size, batch_size, names=None, seed=0):
     if name in ("global_orient", "body_pose", "real_pose"):  # proper rotations, by QR
       value = np.linalg.qr(value)[0]
       value *= np.sign(np.linalg.det(value))[..., None, None]
-    if name in ("mask", "visible") or name.startswith("has_"):
+    if name in ("mask", "visible", "flip") or name.startswith("has_"):
       value = np.ones_like(value)
     if name in ("keypoints2d", "keypoints3d"):
       value[..., -1] = 1

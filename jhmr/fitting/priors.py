@@ -161,6 +161,10 @@ def main():
   parser.add_argument("--num", type=int, default=8, help="Gaussians")
   parser.add_argument("--seed", type=int, default=0)
   args = parser.parse_args()
+  if args.num < 1 or (args.samples is not None and args.samples < args.num):
+    parser.error(f"--num {args.num} of --samples {args.samples}: give at least one Gaussian, and as many samples")
+  if not pathlib.Path(args.out).absolute().parent.is_dir():
+    parser.error(f"the folder of --out {args.out!r} does not exist: make it first")
   try:
     body_pose = mocap_poses(args.mocap) if args.mocap else sampled_poses(args.samples, args.seed)
     said = lambda step, mean: print(f"step {step}: mean log-likelihood {mean:.4f}", flush=True)

@@ -5,8 +5,8 @@ For one person, with the projected joints x_j, detections d_j of confidence c_j 
     E = w_data sum_j c_j^2 sum_xy rho(x_j - d_j) + w_torso sum_torso |x_j - d_j|^2 + w_depth (t_z - t_z0)^2
         + w_pose E_pose(body_pose) + w_angle sum_a exp(sign_a angle_a)^2 + w_betas |betas|^2
 
-A `Stage` says which variables are free and what each term weighs; a `Method` is a few stages, and how they start. Nothing
-couples people, unless `person` says that several rows are frames of one, who then has one shape.
+A `Stage` says which variables are free and what each term weighs; a `Method` is a few stages, and how they start.
+Nothing couples people, unless `person` says that several rows are frames of one, who then has one shape.
 
 Inside, people are on the last axis (`body.people_last`): a step of Adam for 1,024 people is a few dozen long vector
 operations. L-BFGS takes one evaluation a step, see `descend.lbfgs`.

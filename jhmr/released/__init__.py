@@ -3,6 +3,8 @@
 Each gives
     INSIDE                                 under which keys of a checkpoint the weights may be, the first that is there
     CONFIG                                 config of the system they belong to; "" for a part of one
+    SYSTEMS                                names of the systems whose network it is
+    SETTINGS                               keys of the config that the weights decide, "key=value" each
     convert(arrays, net, where) -> Converted     {their key: array}, config.net, the file's name for messages
 
 and no torch: `torch_file` reads torch's files without it, `keys` checks and fills.
@@ -10,7 +12,7 @@ and no torch: `torch_file` reads torch's files without it, `keys` checks and fil
 
 import importlib
 
-KINDS = ("prohmr", "resnet")
+KINDS = ("spin", "eft", "prohmr", "resnet", "vposer1", "vposer2")
 
 
 def load(kind):

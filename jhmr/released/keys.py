@@ -20,7 +20,9 @@ class Converted(NamedTuple):
   """What a family's `convert` makes of a file."""
   params: dict          # of a TrainState
   stats: dict           # of a TrainState
-  start: Any = None     # {"betas": [10], "camera": [3]} the weights add their outputs to; None if there is none
+  # {"betas": [10], "camera": [3]}, and "pose" [144] 6D in SPIN's layout where they say it: what the weights add their
+  # outputs to; None if there is none
+  start: Any = None
   said: tuple = ()      # lines for the user
 
 

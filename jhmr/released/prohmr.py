@@ -15,6 +15,7 @@ import numpy as np
 
 INSIDE = ("state_dict",)
 CONFIG = "configs/prohmr.py"
+SYSTEMS, SETTINGS = ("prohmr",), ()
 NET, CRITIC = "net", "critic"  # networks of the TrainState
 POSE_DIM, NUM_BETAS, NUM_JOINTS = 144, 10, 23
 TRANSFORMS = "flow.flow._transform._transforms"

@@ -10,7 +10,7 @@ from jhmr.nn import resnet
 from jhmr.released import keys
 
 INSIDE = ("state_dict", "model")
-CONFIG = ""
+CONFIG, SYSTEMS, SETTINGS = "", (), ()
 IGNORED = {"num_batches_tracked": re.compile(r".*\.num_batches_tracked"),
            "the ImageNet classifier fc": re.compile(r"fc\.(weight|bias)")}
 

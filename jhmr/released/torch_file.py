@@ -27,7 +27,7 @@ _BY_NAME = {"float32": "Float", "float64": "Double", "float16": "Half", "bfloat1
 # Packages whose classes may stand in a checkpoint beside the weights: callbacks, hyper-parameters, schedules.
 _INERT = frozenset(("torch", "torchvision", "torchmetrics", "pytorch_lightning", "lightning", "lightning_fabric",
                     "yacs", "omegaconf", "argparse", "pathlib", "numpy", "collections", "copyreg", "copy_reg",
-                    "_codecs", "prohmr"))
+                    "_codecs", "prohmr", "human_body_prior", "dotmap", "configer"))
 _BUILTINS = frozenset(("object", "set", "frozenset", "list", "dict", "tuple", "bytes", "bytearray", "slice", "complex",
                        "int", "float", "str", "bool", "range"))
 _ENLARGED = 1e8  # entries that a tensor may have beyond those of its storage, by strides of 0

@@ -30,7 +30,7 @@ from jhmr.errors import InputError
 from jhmr.nn import regressor
 from jhmr.nn import resnet
 from jhmr.nn.critic import Critic, scores
-from jhmr.state import AXIS, Prediction, System, TrainState
+from jhmr.state import AXIS, System, TrainState
 import optax
 
 TERMS = ("keypoints2d", "keypoints3d", "pose", "betas", "vertices", "camera", "adversarial")
@@ -45,6 +45,9 @@ def check(config):
       raise InputError(f"config.net.{field} is {config.net[field]!r}: use one of {', '.join(choices)}")
   if config.supervision not in regression.SUPERVISION:
     raise InputError(f"config.supervision is {config.supervision!r}: use one of {', '.join(regression.SUPERVISION)}")
+  if config.get("camera_convention", "spin") not in regression.CAMERAS:  # older runs do not say it
+    raise InputError(f"config.camera_convention is {config.camera_convention!r}: use one of "
+                     f"{', '.join(regression.CAMERAS)}")
   if odd := sorted(set(config.weights) ^ set(TERMS)):
     raise InputError(f"config.weights must name each loss of hmr ({', '.join(TERMS)}) once, 0 to leave it out: "
                      f"look at {', '.join(odd)}")
@@ -78,6 +81,7 @@ def build(config):
   net, weights = regressor.ImageRegressor(**config.net, axis_name=AXIS), dict(config.weights)
   critic = Critic() if weights["adversarial"] else None
   num_parts = config.get("accumulate", 1)
+  decode = functools.partial(regression.decode, convention=config.get("camera_convention", "spin"))
 
   @functools.cache
   def optimizers():  # only training needs them, and the length of the run
@@ -95,7 +99,7 @@ def build(config):
     estimates, new = net.apply({"params": params, "batch_stats": stats}, batch["image"],
                                regression.start_values(assets["mean"]), True, rngs={"dropout": key},
                                mutable=["batch_stats"])
-    pose, betas, cam = regression.decode(estimates)
+    pose, betas, cam = decode(estimates)
     last = (x[:, -1] for x in (pose, betas, cam))
     terms = regression.image_terms(*last, batch, assets, weights, config.supervision, totals)
     if critic:
@@ -134,8 +138,6 @@ def build(config):
   def predict(state, batch, assets):
     estimates = net.apply({"params": state.params["net"], "batch_stats": state.stats["net"]}, batch["image"],
                           regression.start_values(assets["mean"]), False)
-    pose, betas, cam = (x[:, -1:] for x in regression.decode(estimates))
-    return Prediction(global_orient=pose[:, :, :1], body_pose=pose[:, :, 1:], betas=betas, camera=cam,
-                      log_prob=jnp.zeros(betas.shape[:2], jnp.float32))
+    return regression.prediction(decode(estimates))
 
   return System(init, step, predict)

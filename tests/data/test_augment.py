@@ -88,7 +88,7 @@ def test_flipping_twice_changes_nothing(examples):
         "keypoints2d": np.concatenate([(once["keypoints2d"][:, :2] + 1) * 32, once["keypoints2d"][:, 2:]], 1)}
     twice = augment.apply(again, augment.Augmentation(flip=True), 64)
     plain = augment.apply(example | {"box": np.array([32, 32, 64.0])}, augment.Augmentation(), 64)
-    for name in set(plain) - {"visible", "gain"}:
+    for name in set(plain) - {"visible", "gain", "flip"}:
       np.testing.assert_allclose(twice[name], plain[name], atol=1e-5, err_msg=name)
 
 
@@ -123,3 +123,10 @@ def test_draws_follow_the_stated_distribution():
   assert scales.min() == 0.75 and scales.max() == 1.25 and np.median(scales) == pytest.approx(1, abs=0.02)
   gains = np.stack([d.gain for d in draws])
   assert gains.min() > 0.6 and gains.max() < 1.4 and np.abs(np.corrcoef(gains.T) - np.eye(3)).max() < 0.06
+
+
+def test_what_was_done_is_part_of_the_example(examples):
+  out = augment.apply(examples[0], augment.Augmentation(True, 0.6, 0.8), SIZE)
+  assert (out["flip"], out["angle_rad"]) == (1, np.float32(0.6)) and out["flip"].dtype == np.float32
+  plain = augment.apply(examples[0], augment.Augmentation(), SIZE)
+  assert plain["flip"] == plain["angle_rad"] == 0

@@ -65,3 +65,14 @@ def test_unknown_splits_and_odd_batches_are_named():
     source.open_split(config(), None, "test")
   with pytest.raises(InputError, match="does not divide over 3 processes"):
     source.open_source(config(), None, 0, 3)
+
+
+def test_a_number_of_examples_makes_rendered_people_come_again_under_their_ids():
+  stream = source.open_source(config(examples=20), None)
+  seen = np.concatenate([stream.batch(i)["index"] for i in range(5)])
+  np.testing.assert_array_equal(seen, np.arange(40) % 20)
+  assert (stream.size, stream.epoch, stream.num_batches) == (20, 20, 3)
+  assert source.open_source(config(), None).epoch == 0
+  for number in (-1, "many"):
+    with pytest.raises(InputError, match="config.data.examples"):
+      source.open_source(config(examples=number), None)

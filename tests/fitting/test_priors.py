@@ -222,7 +222,10 @@ def test_the_command_fits_mocap(tmp_path, sampled, monkeypatch, capsys):
   assert "step 1: mean log-likelihood" in capsys.readouterr().out
   # One turn more about the same axis is the same pose, and counts as the nearest.
   np.testing.assert_allclose(priors.read_gmm(tmp_path / "gmm.npz").mean_pose(), sampled[:60].mean(0), atol=5e-3)
-  with pytest.raises(SystemExit) as end:
-    call("--mocap", tmp_path / "missing.npz", "--out", tmp_path / "other.npz")
-  assert end.value.code == 2 and "missing.npz" in capsys.readouterr().err
+  for flags, word in ((("--mocap", tmp_path / "missing.npz", "--out", tmp_path / "other.npz"), "missing.npz"),
+                      (("--samples", 9, "--out", tmp_path / "none" / "other.npz"), "make it first"),
+                      (("--samples", 3, "--out", tmp_path / "other.npz"), "as many samples")):
+    with pytest.raises(SystemExit) as end:
+      call(*flags)
+    assert end.value.code == 2 and word in capsys.readouterr().err
   assert not (tmp_path / "other.npz").exists()

@@ -65,6 +65,36 @@ def discriminator_shapes():
   return shapes
 
 
+def spin_shapes(backbone, context, head=1024):
+  """{key: shape} of SPIN's and EFT's `state_dict`.
+
+  Args:
+    backbone: {key: shape} of its encoder, context: its features.
+  """
+  return backbone | {**_linear("fc1", context + 157, head), **_linear("fc2", head, head),
+                     **_linear("decpose", head, 144), **_linear("decshape", head, 10), **_linear("deccam", head, 3),
+                     "init_pose": (1, 144), "init_shape": (1, 10), "init_cam": (1, 3)}
+
+
+def spin_start():
+  """What SPIN's iterations start from, {key: array}: joints turned about z, the root about x by a half turn."""
+  angle = np.linspace(-1, 1, 24)
+  six_d = np.stack([np.cos(angle), -np.sin(angle), np.sin(angle), np.cos(angle), 0 * angle, 0 * angle], -1)
+  six_d[0] = [1, 0, 0, -1, 0, 0]
+  return {"init_pose": six_d.reshape(1, 144).astype(np.float32),
+          "init_shape": np.linspace(-0.5, 0.5, 10, dtype=np.float32)[None],
+          "init_cam": np.array([[0.9, 0.1, -0.2]], np.float32)}
+
+
+def spin_trained(seed=0):
+  """{key: array} of a SPIN of full size, of the size training leaves."""
+  arrays = trained({f"backbone.{k}": s for k, s in resnet_shapes(BLOCKS["resnet50"], 64, True).items()}, seed)
+  head = {k: s for k, s in spin_shapes({}, 2048).items() if not k.startswith("init_")}
+  arrays = {k.removeprefix("backbone."): v for k, v in arrays.items()} | trained(head, seed + 1)
+  # The decoders' corrections are small, as in training: rotations stay far from where 6D has no meaning.
+  return {k: 0.2 * v if k.startswith("dec") else v for k, v in arrays.items()} | spin_start()
+
+
 def numbers(shapes, seed=0):
   """{key: array} of small random numbers; flags, counters and index buffers hold what training would have left."""
   rng = np.random.default_rng(seed)
@@ -85,6 +115,8 @@ def trained(shapes, seed=0):
     middle, size = _range(key, shape)
     arrays[key] = _constant(key, (middle + size * rng.uniform(-1, 1, shape)).astype(np.float32))
   first = "flow.flow._transform._transforms.0"
+  if f"{first}.shift" not in arrays:
+    return arrays
   rest = np.tile(np.array([1, 0, 0, 0, 1, 0], np.float32), 24)
   arrays[f"{first}.shift"] -= np.exp(arrays[f"{first}.log_scale"]) * rest
   return arrays
