@@ -124,7 +124,8 @@ def test_odd_people_stay_finite_and_leave_their_neighbours_alone(people, fitted,
   with np.load(people / "keypoints" / "keypoints.npz") as f:
     stored = {k: v for k, v in f.items() if k in ("keypoints", "joint_set", "image_size")}
   odd = np.repeat(stored["keypoints"][:1], 6, 0)
-  odd[0, 4:] = 0                                              # four keypoints
+  odd[:, :, 2] = 1
+  odd[0, [0, 1, 5, 6, 7, *range(11, 25)]] = 0                 # a few keypoints
   odd[1, :, 0] = 200                                          # on a line
   odd[2, :, :2] = np.random.default_rng(0).uniform(-1e5, 1e5, (25, 2))
   odd[3, :, :2] = 300 + 5 * np.random.default_rng(1).uniform(size=(25, 2))
