@@ -1,9 +1,10 @@
 """The open benchmark's runs: every method on the same rendered people with the same budget, small enough for a CPU.
 
-python -m jhmr.study prohmr                                                 # trains what is missing, prints the table
+python -m jhmr.study prohmr                                                 # trains what is missing, prints the tables
+python -m jhmr.study spin
 python -m jhmr.train --config configs/open_benchmark.py:prohmr              # one of the runs
 python -m jhmr.train --config configs/open_benchmark.py:prohmr,smoke        # two steps, for tests
-Runs: hmr, prohmr, prohmr_without_mode.
+Runs: hmr, prohmr, prohmr_without_mode; without any 3D label hmr_unpaired, spin_none, spin_static and spin; pose_vae.
 """
 
 from ml_collections import ConfigDict
@@ -53,10 +54,39 @@ PROHMR = dict(
                  global_orient_mode=0.001, global_orient_exp=0.0, body_pose_mode=0.001, body_pose_exp=0.0,
                  betas=0.0005, nll=0.001, orthogonal=0.1, adversarial=0.0))
 
+# Nothing but 2D keypoints is known of the images, which show 8,000 people again and again.
+UNPAIRED = {"data": SHARED["data"] | dict(examples=8000, share_2d_only=1.0)}
+# Source: HMR, unpaired: reprojection, and a critic that has seen poses of other people.
+HMR_UNPAIRED = HMR | UNPAIRED | dict(
+    supervision="hmr",
+    weights=dict(keypoints2d=60.0, keypoints3d=0.0, pose=0.0, betas=0.0, vertices=0.0, camera=1.0, adversarial=1.0))
+SPIN = UNPAIRED | dict(
+    system="spin",
+    pose_prior="",
+    fits="",
+    unpaired=True,
+    fitting=dict(mode="in_the_loop", method="spin", steps=25, threshold=100.0, torso="annotated",
+                 ignored=("op_neck", "op_right_hip", "op_left_hip", "right_hip", "left_hip")),
+    keypoint_weights=dict(detected=0.0, annotated=1.0),
+    net=HMR["net"],
+    # Source: SPIN, authors' options.
+    weights=dict(keypoints2d=300.0, keypoints3d=300.0, pose=60.0, betas=0.06, vertices=0.0, camera=60.0))
+
+POSE_VAE = dict(
+    system="pose_vae",
+    batch_size=128,
+    duration="2000 steps",
+    jitter_rad=0.05,
+    net=dict(version=2, hidden=512, latent=32, dropout=0.1),
+    weights=dict(kl=0.005, vertices=0.0, rotations=2.0, joints=2.0))
+
 # Source: ProHMR, table 5: the regression losses on the mode are left out, those on samples stay.
 WITHOUT_MODE = {name: 0.0 for name in PROHMR["weights"] if name.endswith("_mode")}
 RUNS = {"hmr": HMR, "prohmr": PROHMR,
-        "prohmr_without_mode": PROHMR | {"weights": PROHMR["weights"] | WITHOUT_MODE}}
+        "prohmr_without_mode": PROHMR | {"weights": PROHMR["weights"] | WITHOUT_MODE},
+        "hmr_unpaired": HMR_UNPAIRED, "spin": SPIN,
+        "spin_none": SPIN | {"fitting": SPIN["fitting"] | {"mode": "none"}},
+        "spin_static": SPIN | {"fitting": SPIN["fitting"] | {"mode": "static"}}, "pose_vae": POSE_VAE}
 
 
 def get_config(mode="prohmr"):
@@ -70,6 +100,8 @@ def get_config(mode="prohmr"):
                        checkpoint_every=2, splits=("val",)))
     config.net.hidden = 32
     config.optim.warmup = "0 steps"
+    if "fitting" in config:
+      config.data.examples, config.fitting.steps = 24, 3
     if "flow" in config.net:
       config.net.flow.update(dict(blocks=2, hidden=32))
   return config

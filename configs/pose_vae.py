@@ -1,6 +1,6 @@
 """A pose prior as VPoser's second release, for fits: learns poses of the built-in sampler or mocap. Not yet run to the
-end here. On a CPU: 2,000 steps with --config.weights.vertices=0 take 2 minutes (2 shared cores) and bring held-out poses
-back to 44.4 mm MPJPE, 35.6 mm PA-MPJPE (the mean pose: 123.5); the term with the mesh is seven eighths of a step.
+end here. On a CPU: 2,000 steps with --config.weights.vertices=0 take 2 minutes (2 shared cores) and bring held-out
+poses back to 44.4 mm MPJPE, 35.6 mm PA-MPJPE (the mean pose: 123.5); the mesh's term is seven eighths of a step.
 
 python -m jhmr.train --config configs/pose_vae.py [--config.data.mocap=amass.npz --config.body=SMPL_NEUTRAL.pkl]
 python -m jhmr.train --config configs/pose_vae.py:smoke          # two steps

@@ -5,8 +5,8 @@
     python -m jhmr.fit --workdir runs/spin --images photos --keypoints keypoints --method spin --out out
     python -m jhmr.fit --workdir runs/prohmr --images photos --keypoints keypoints --out out
     python -m jhmr.fit --workdir runs/prohmr --images folder --multiview groups.json --out out
+    python -m jhmr.fit --workdir runs/spin --images photos --keypoints keypoints --method eft --out out
     python -m jhmr.fit --workdir runs/prohmr --split val --keypoint-noise-px 3
-    python -m jhmr.fit --workdir runs/spin_released --method eft --images photos --keypoints keypoints --out out
 
 Keypoints are OpenPose's JSON (a folder, one file an image), COCO's JSON or an .npz (`fitting/keypoint_formats.py`). The
 same command again goes on where it was interrupted.
@@ -15,8 +15,8 @@ SMPLify's methods need neither a network nor images. They write `fits.npz`, `fit
 few people `meshes/<name>.obj` and `pictures/<name>.png` (`fit_outputs.py`). With --workdir they start from what the run
 sees.
 
-The method "latent" needs a run with a density over poses; "eft" fine-tunes a regressor for each person, see `fit_eft`.
-Both write, per person, `<name>.json` and `<name>.npz` with the regressed body and the fitted one,
+The method "latent" needs a run with a density over poses; "eft" fine-tunes a run's regressor for each person, see
+`fit_eft`. Per person, `<name>.json` and `<name>.npz` with the regressed body and the fitted one,
 `<name>_<method>.obj`, and `<name>.png`. `groups.json` is {"anna": ["left.jpg", ...], ...}. On a split the known bodies
 are compared with the regressed and the fitted ones.
 """
@@ -30,11 +30,13 @@ from jhmr.body import camera, joints, landmarks
 from jhmr.errors import InputError
 from jhmr.fitting import eft, latent, smplify
 
-OF_RUNS = ("latent", "eft")  # methods whose prior is a trained run
-METHODS = (*fit_smplify.METHODS, *OF_RUNS)
+METHODS = (*fit_smplify.METHODS, "latent", "eft")
 COLD = "smplify"  # the method without a run: it starts from nothing
-_ONLY_RUNS = ("split", "multiview", "boxes", "full_frame", "keypoint_noise_px", "detector_noise_px")
-_ONLY_SMPLIFY = ("gmm", "vae", "image_size", "shared_shape", "truth", "batch")
+# Options that some methods alone understand.
+_OF_LATENT = ("multiview", "boxes", "detector_noise_px", "mode")
+_OF_EFT = ("threshold", "subset", "chunk")
+_OF_SMPLIFY = ("gmm", "vae", "image_size", "shared_shape", "truth", "batch")
+_OF_NETWORKS = ("full_frame",)
 
 
 def parse(argv):
@@ -76,11 +78,12 @@ def parse(argv):
   run.add_argument("--keypoint-noise-px", type=float, default=0.0, help="noise on a split's keypoints, crop pixels")
   run.add_argument("--detector-noise-px", type=float, default=0.0, help="how far keypoints are off, in the 224 "
                    "pixels of a crop: weighs the prior accordingly; default: the authors' weights, which suit 0.9")
-  run.add_argument("--mode", default="vmap", choices=latent.MODES, help="joint: one problem a batch, as the authors")
-  run.add_argument("--threshold", type=float, default=eft.TEST, help="eft: 2D loss below which a person is finished")
-  run.add_argument("--subset", default="all", choices=eft.SUBSETS, metavar="NAME", help="eft: what is trained: " +
+  run.add_argument("--mode", choices=latent.MODES, help="joint: one problem a batch, as the authors; default: vmap")
+  run.add_argument("--threshold", type=float, help="eft: 2D loss below which a person is finished; default: "
+                   f"{eft.TEST}")
+  run.add_argument("--subset", choices=eft.SUBSETS, metavar="NAME", help="eft: what is trained, default all: " +
                    ", ".join(eft.SUBSETS))
-  run.add_argument("--chunk", type=int, default=1, help="eft: how many people at once")
+  run.add_argument("--chunk", type=int, help="eft: how many people at once; default: 1")
   args = parser.parse_args(argv[1:])
   args.method = args.method or ("latent" if args.workdir else "spin" if args.shared_shape else COLD)
   return args
@@ -94,15 +97,32 @@ def check(args):
     raise InputError("--num-steps, --keypoint-noise-px, --detector-noise-px and --batch cannot be negative")
   if args.focal is not None and not 0 < args.focal < 1e7:
     raise InputError(f"--focal {args.focal}: give a positive number of pixels")
-  other = _ONLY_SMPLIFY if args.method in OF_RUNS else _ONLY_RUNS
-  if odd := [name for name in other if getattr(args, name) not in (None, "", False, 0.0)]:
+  others = {"latent": (*_OF_EFT, *_OF_SMPLIFY), "eft": (*_OF_LATENT, *_OF_SMPLIFY)}
+  others = others.get(args.method, (*_OF_EFT, *_OF_LATENT, *_OF_NETWORKS))
+  if odd := [name for name in others if getattr(args, name) not in (None, "", False, 0.0)]:
     raise InputError(f"--{odd[0].replace('_', '-')} does nothing with --method {args.method}: leave it out")
-  (check_run if args.method in OF_RUNS else check_smplify)(args)
+  if args.split:
+    check_split(args)
+  (check_network if args.method in ("latent", "eft") else check_smplify)(args)
   if args.out and (args.images or args.keypoints):
     predict.check_out(args.out, args.images, args.keypoints)
 
 
+def check_split(args):
+  args.joint_set = args.joint_set or "openpose25"
+  if not args.workdir:
+    raise InputError("--split measures what fits gain on a run: give its --workdir")
+  if args.images or args.keypoints:
+    raise InputError("--split brings its own images and keypoints: leave out --images and --keypoints")
+  if args.joint_set not in fit_scores.SETS:
+    raise InputError(f"--joint-set {args.joint_set!r}: a split's labels make {', '.join(fit_scores.SETS)}")
+  if args.multiview:
+    raise InputError("with --split, --multiview takes no file: the split says which images show one person")
+
+
 def check_smplify(args):
+  if args.split:
+    return
   if not args.keypoints or not args.out:
     raise InputError(f"--method {args.method} needs --keypoints, a folder or a file, and --out, the folder to write to")
   if args.workdir and not args.images:
@@ -119,16 +139,12 @@ def check_smplify(args):
   args.image_size = tuple(map(float, size))
 
 
-def check_run(args):
+def check_network(args):
   args.joint_set = args.joint_set or "openpose25"
   if not args.workdir:
     raise InputError(f"--method {args.method} needs --workdir, a training run")
   if bool(args.images) == bool(args.split):
     raise InputError(f"--method {args.method} needs either --images or --split")
-  if args.method == "eft" and (args.multiview is not None or args.detector_noise_px or args.mode != "vmap"):
-    raise InputError("--method eft knows no --multiview, --detector-noise-px or --mode: leave them out")
-  if args.chunk < 1:
-    raise InputError(f"--chunk is {args.chunk}: give 1 or more")
   if args.detector_noise_px and args.full_frame:
     raise InputError("--detector-noise-px is in pixels of a crop: leave out --full-frame")
   if args.images and not args.out:
@@ -139,26 +155,32 @@ def check_run(args):
     raise InputError("--images needs --keypoints, OpenPose JSON, or --multiview, a list of each person's images")
   if args.images and os.path.isdir(args.images) and args.keypoints and not os.path.isdir(args.keypoints):
     raise InputError(f"--keypoints {args.keypoints!r} is not a folder, but --images is: give the folder of keypoints")
-  if args.split and args.joint_set not in fit_scores.SETS:
-    raise InputError(f"--joint-set {args.joint_set!r}: a split's labels make {', '.join(fit_scores.SETS)}")
-  if args.split and args.multiview:
-    raise InputError("with --split, --multiview takes no file: the split says which images show one person")
+  if args.chunk is not None and args.chunk < 1:
+    raise InputError(f"--chunk is {args.chunk}: give 1 or more")
 
 
 def main(argv):
   args = parse(argv)
   check(args)
-  if args.method not in OF_RUNS:
+  if args.method in fit_smplify.METHODS and not args.split:
     return fit_people.fit_keypoints(args)
-  args.focal = args.focal or camera.FOCAL_PX
   config, system, state, assets = evaluate.load_run(args.workdir, args.step, args.body)
+  if args.method == "latent":
+    return within_density(args, config, system, state, assets)
   if args.method == "eft":
     return fine_tune(args, config, system, state, assets)
+  options = fit_smplify.Options(args.method, args.joint_set, args.use_hips, args.num_steps, args.gmm, args.vae)
+  errors = fit_smplify.keypoint_errors(config, system, state, assets, args.split, args.keypoint_noise_px, options)
+  return write_table(args, state, options, errors, fit_scores.METHODS)
+
+
+def within_density(args, config, system, state, assets):
+  """--method latent."""
   if system.latent is None:
     raise InputError(f"--method latent needs a system with a density over poses, but {args.workdir!r} is a run of "
                      f"{config.system!r}: train configs/prohmr.py, or use --method spin")
-  options = fit_files.Options(args.joint_set, args.full_frame, args.focal, args.use_hips, args.mode, args.num_steps,
-                              args.detector_noise_px)
+  options = fit_files.Options(args.joint_set, args.full_frame, args.focal or camera.FOCAL_PX, args.use_hips,
+                              args.mode or latent.MODES[0], args.num_steps, args.detector_noise_px)
   body = landmarks.rigid_body(assets["body"], (args.joint_set,))
   if args.images and args.multiview:
     return fit_files.refine_groups(args, config, system, state, assets)
@@ -166,18 +188,19 @@ def main(argv):
     return fit_files.fit_images(args, options, config, system, state, assets, body)
   if args.multiview is not None:
     order = fit_scores.VIEW_METHODS
-    errors = fit_scores.view_errors(config, system, state, assets, args.split, args.mode, args.num_steps)
+    errors = fit_scores.view_errors(config, system, state, assets, args.split, options.mode, args.num_steps)
   else:
     order = fit_scores.METHODS
     errors = fit_scores.keypoint_errors(config, system, state, assets, body, args.split, args.keypoint_noise_px,
                                         options)
-  write_table(args, state, options, errors, order)
+  return write_table(args, state, options, errors, order)
 
 
 def fine_tune(args, config, system, state, assets):
   """--method eft."""
-  options = fit_eft.Options(args.joint_set, args.full_frame, args.focal, args.use_hips, num_steps=args.num_steps,
-                            threshold=args.threshold, subset=args.subset, chunk=args.chunk)
+  options = fit_eft.Options(args.joint_set, args.full_frame, args.focal or camera.FOCAL_PX, args.use_hips,
+                            num_steps=args.num_steps, threshold=eft.TEST if args.threshold is None else args.threshold,
+                            subset=args.subset or "all", chunk=args.chunk or 1)
   fit_eft.check(config, options, args.workdir)
   if args.images:
     body = landmarks.rigid_body(assets["body"], (args.joint_set,))
@@ -188,7 +211,7 @@ def fine_tune(args, config, system, state, assets):
 
 
 def write_table(args, state, options, errors, order):
-  """Prints what a split says, and writes it to --out."""
+  """Prints what fits gain on a split, and writes it to --out."""
   rows = fit_scores.rows_of(args.split, errors, order)
   report.table(rows, fit_scores.COLUMNS)
   if args.out:

@@ -6,7 +6,7 @@ function that makes one.
 
 from typing import Any, Callable, NamedTuple
 
-from jhmr import evaluate
+from jhmr import evaluate, fit_scores, metrics, pose_prior
 from jhmr.body import camera, landmarks, rotations, smpl
 from jhmr.data import images as images_lib
 from jhmr.fitting import objectives, priors, smplify
@@ -42,9 +42,7 @@ def solver(args, set_name, known_cameras):
     set_name: joint set of the keypoints.
     known_cameras: translations are given, and stay.
   """
-  method = smplify.METHODS[args.method]
-  if args.use_hips:
-    method = method._replace(ignored=tuple(n for n in method.ignored if n not in objectives.HIPS))
+  method = _method(args)
   loaded = evaluate.load_run(args.workdir, args.step, args.body) if args.workdir else None
   arrays = None if loaded else smpl.load_arrays(args.body or "mannequin")
   body = loaded[3]["body"] if loaded else smpl.from_arrays(arrays)
@@ -58,6 +56,57 @@ def solver(args, set_name, known_cameras):
   return Solver(run, inputs, body, faces, {"method": args.method, "steps": steps, "use_hips": args.use_hips},
                 crop_px=loaded[0].image_size if loaded else 0, batch=64 if loaded else 512,
                 as_crops=args.method == "spin")
+
+
+class Options(NamedTuple):
+  """What decides the fits of a split."""
+  method: str = "spin"
+  joint_set: str = "openpose25"
+  use_hips: bool = False
+  num_steps: int = 0         # of every stage; 0: the method's own
+  gmm: str | None = None     # files, as for `solver`
+  vae: str | None = None
+
+
+def keypoint_errors(config, system, state, assets, name, noise_px, options):
+  """{one of fit_scores.METHODS: {metric: [N]}} of the people of a split: what a run sees, and its fit to keypoints.
+
+  Args:
+    config, system, state, assets: of `evaluate.load_run`.
+    noise_px: standard deviation of what is added to the labelled keypoints, in pixels of a 224-pixel crop.
+    options: Options.
+  """
+  method = _method(options)
+  given = {"body": landmarks.rigid_body(assets["body"], (options.joint_set,)), "vae": _vae(options.vae),
+           "gmm": priors.read_gmm(options.gmm) if options.gmm else priors.default_gmm()}
+
+  @jax.jit
+  def measure(state, batch, assets, given):
+    seen = system.predict(state, batch, assets)
+    pose = jnp.concatenate([seen.global_orient[:, 0], seen.body_pose[:, 0]], 1)
+    ones = jnp.ones_like(seen.camera[:, 0, :2])
+    keypoints = fit_scores.noisy_keypoints(batch, options.joint_set, noise_px, config.seed)
+    targets, translation = objectives.crop_camera(keypoints, seen.camera[:, 0], ones * camera.CROP_PX / 2,
+                                                  ones[:, 0] * camera.CROP_PX)
+    start = smplify.from_matrices(pose, seen.betas[:, 0], translation)
+    fit = smplify.fit(given["body"], targets, start, _priors(given["gmm"], given["vae"], start), method=method,
+                      set_name=options.joint_set, steps=options.num_steps or None)
+    score = lambda pose, betas: metrics.per_example(fit_scores.to_prediction(pose, betas, seen.camera[:, 0]), batch,
+                                                    assets)
+    return {"mode": score(pose, seen.betas[:, 0]), "fit": score(fit.pose, fit.body.betas)}, (
+        batch["mask"] * batch["has_pose"])
+
+  parts, keep = zip(*(jax.device_get(measure(state, batch, assets, given))
+                      for batch in fit_scores.batches(config, assets, name)))
+  return fit_scores.joined(parts, keep)
+
+
+def _method(options):
+  """The smplify.Method of options with `method` and `use_hips`."""
+  method = smplify.METHODS[options.method]
+  if options.use_hips:
+    method = method._replace(ignored=tuple(n for n in method.ignored if n not in objectives.HIPS))
+  return method
 
 
 def program(method, set_name, steps=None, shared=False, known_cameras=False, system=None):
@@ -86,16 +135,12 @@ def program(method, set_name, steps=None, shared=False, known_cameras=False, sys
 
 def _vae(workdir):
   """The pose VAE of a run, or None."""
-  if not workdir:
-    return None
-  from jhmr import pose_prior
-  return pose_prior.load(workdir)
+  return pose_prior.load(workdir) if workdir else None
 
 
 def _priors(gmm, vae, start):
   if vae is None:
     return smplify.Priors(gmm=gmm)
-  from jhmr import pose_prior
   pose = rotations.axis_angle_to_matrix(start.body_pose.reshape(-1, 23, 3))
   return smplify.Priors(gmm, lambda z: pose_prior.decode(vae, z), pose_prior.encode(vae, pose)[0])
 
@@ -103,10 +148,10 @@ def _priors(gmm, vae, start):
 def regressed(system, state, assets, people):
   """What a run sees in the people's crops, as the Body that a fit starts from."""
   seen = system.predict(state, {"image": images_lib.normalize(people["crop"])}, assets)
-  pose = rotations.matrix_to_axis_angle(jnp.concatenate([seen.global_orient[:, 0], seen.body_pose[:, 0]], 1))
+  pose = jnp.concatenate([seen.global_orient[:, 0], seen.body_pose[:, 0]], 1)
   translation = camera.crop_to_full(seen.camera[:, 0], people["box_center_px"], people["box_size_px"],
                                     2 * people["center_px"], people["focal_px"])
-  return smplify.Body(pose[:, 0], pose[:, 1:].reshape(-1, 69), seen.betas[:, 0], translation)
+  return smplify.from_matrices(pose, seen.betas[:, 0], translation)
 
 
 def is_valid(pose, betas, transl_m, quality_px2):

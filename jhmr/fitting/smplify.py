@@ -40,6 +40,12 @@ class Body(NamedTuple):
   translation: jax.Array    # [P, 3] metres, in the camera of the target
 
 
+def from_matrices(pose, betas, translation):
+  """The Body of pose [P, 24, 3, 3], betas [P, L] and translation [P, 3]."""
+  vectors = rotations.matrix_to_axis_angle(pose)
+  return Body(vectors[:, 0], vectors[:, 1:].reshape(-1, 69), betas, translation)
+
+
 class Priors(NamedTuple):
   """What poses are likely: a mixture of Gaussians, or a pose VAE, in whose latent space a fit then happens."""
   gmm: Any = None          # priors.Gmm

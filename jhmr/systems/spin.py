@@ -148,8 +148,7 @@ def improved(memory, predicted, batch, assets, config):
   old = jnp.where(known, quality(points, target, ignored), jnp.inf)
   if config.mode == "static":
     return pose, betas, old, jnp.zeros_like(known)
-  start = rotations.matrix_to_axis_angle(predicted[0]).reshape(-1, fits_memory.NUM_POSE)
-  start = smplify.Body(start[:, :3], start[:, 3:], predicted[1], camera.weak_to_translation(predicted[2]))
+  start = smplify.from_matrices(predicted[0], predicted[1], camera.weak_to_translation(predicted[2]))
   method = smplify.METHODS[config.method]._replace(ignored=tuple(ignored))
   fit = smplify.fit(body, target, start, smplify.Priors(assets["pose_prior"]), method=method, torso=config.torso,
                     steps=config.steps)
