@@ -241,7 +241,7 @@ def test_pictures_are_found_by_what_the_keypoint_file_calls_them(tmp_path):
     (["--keypoints", "{k}", "--out", "{out}", "--focal", "-3"], "--focal"),
     (["--keypoints", "{k}", "--out", "{out}", "--focal", "nan"], "--focal"),
     (["--keypoints", "{k}", "--out", "{out}", "--batch", "-1"], "--batch"),
-    (["--keypoints", "{k}", "--out", "{out}", "--split", "val"], "--split does nothing"),
+    (["--keypoints", "{k}", "--out", "{out}", "--split", "val"], "--split measures"),
     (["--keypoints", "{k}", "--out", "{out}", "--method", "latent"], "--workdir"),
     (["--keypoints", "{k}", "--out", "{out}", "--method", "spin", "--workdir", "run"], "--images"),
     (["--keypoints", "{k}", "--out", "{out}", "--method", "smplify_x", "--shared-shape"], "--method spin"),
