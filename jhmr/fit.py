@@ -16,9 +16,9 @@ few people `meshes/<name>.obj` and `pictures/<name>.png` (`fit_outputs.py`). Wit
 sees.
 
 The method "latent" needs a run with a density over poses; "eft" fine-tunes a run's regressor for each person, see
-`fit_eft`. Per person, `<name>.json` and `<name>.npz` with the regressed
-body and the fitted one, `<name>_<method>.obj`, and `<name>.png`. `groups.json` is {"anna": ["left.jpg", ...], ...}. On
-a split the known bodies are compared with the regressed and the fitted ones.
+`fit_eft`. Per person, `<name>.json` and `<name>.npz` with the regressed body and the fitted one,
+`<name>_<method>.obj`, and `<name>.png`. `groups.json` is {"anna": ["left.jpg", ...], ...}. On a split the known bodies
+are compared with the regressed and the fitted ones.
 """
 
 import argparse
@@ -52,7 +52,8 @@ def parse(argv):
   parser.add_argument("--focal", type=float, help="focal length in image pixels, where no file gives it; default "
                       f"{camera.FOCAL_PX:.0f}")
   parser.add_argument("--use-hips", action="store_true", help="trust hips and pelvis: annotations, not detections")
-  parser.add_argument("--num-steps", type=int, default=0, help="of each of a method's stages; default: its own")
+  parser.add_argument("--num-steps", type=int, default=0, help="of each of a method's stages; default: its own, or "
+                      f"for spin without a run {fit_smplify.COLD_STEPS}")
   parser.add_argument("--meshes", action=argparse.BooleanOptionalAction, help="write .obj; default: for up to "
                       f"{fit_people.fit_outputs.FEW} people")
   parser.add_argument("--pictures", action=argparse.BooleanOptionalAction, help="write .png; default: likewise, and a "

@@ -34,7 +34,16 @@ def fit_keypoints(args):
   who = persons(people) if args.shared_shape else np.arange(len(people))
   solver = fit_smplify.solver(args, people[0].joint_set, known)
   keys = keys_of(arrays, solver, args, who, paths)
-  os.makedirs(os.path.join(args.out, fit_journal.FOLDER), exist_ok=True)
+  try:
+    os.makedirs(os.path.join(args.out, fit_journal.FOLDER), exist_ok=True)
+    fit_and_write(args, people, arrays, solver, keys, who, paths, bad)
+  except OSError as error:
+    raise InputError(f"--out {args.out!r} cannot be written to ({error.strerror or error}): what is finished stays, "
+                     "and the same command goes on") from error
+
+
+def fit_and_write(args, people, arrays, solver, keys, who, paths, bad):
+  """Fits whoever is missing, then writes everybody's results; holds the lock of --out meanwhile."""
   with files.locked(os.path.join(args.out, fit_journal.FOLDER, "lock"), "--out"):
     fit_journal.sweep(args.out)
     bad += fit_missing(args, solver, arrays, keys, who, paths)

@@ -6,7 +6,7 @@ function that makes one.
 
 from typing import Any, Callable, NamedTuple
 
-from jhmr import evaluate, fit_scores, metrics
+from jhmr import evaluate, fit_scores, metrics, pose_prior
 from jhmr.body import camera, landmarks, rotations, smpl
 from jhmr.data import images as images_lib
 from jhmr.fitting import objectives, priors, smplify
@@ -15,6 +15,7 @@ import jax.numpy as jnp
 import numpy as np
 
 METHODS = tuple(smplify.METHODS)
+COLD_STEPS = 500    # of each stage of Adam from the mean pose: SPIN's 100 suit the start that a network gives
 VALID_PX2 = 100.0   # mean over a person's joints of c^2 rho, in a box of 224 pixels. Source: SPIN's valid fits
 VALID_BETA = 3.0    # largest of the betas. Source: SPIN and EFT, who reject what is beyond
 
@@ -50,8 +51,9 @@ def solver(args, set_name, known_cameras):
             "gmm": priors.read_gmm(args.gmm) if args.gmm else priors.default_gmm()}
   if loaded:
     inputs |= {"state": loaded[2], "assets": loaded[3]}
-  run = program(method, set_name, args.num_steps, args.shared_shape, known_cameras, loaded[1] if loaded else None)
-  return Solver(run, inputs, body, faces, {"method": args.method, "steps": args.num_steps, "use_hips": args.use_hips},
+  steps = args.num_steps or (COLD_STEPS if method.optimizer == "adam" and not loaded else 0)
+  run = program(method, set_name, steps, args.shared_shape, known_cameras, loaded[1] if loaded else None)
+  return Solver(run, inputs, body, faces, {"method": args.method, "steps": steps, "use_hips": args.use_hips},
                 crop_px=loaded[0].image_size if loaded else 0, batch=64 if loaded else 512,
                 as_crops=args.method == "spin")
 
@@ -133,16 +135,12 @@ def program(method, set_name, steps=None, shared=False, known_cameras=False, sys
 
 def _vae(workdir):
   """The pose VAE of a run, or None."""
-  if not workdir:
-    return None
-  from jhmr import pose_prior
-  return pose_prior.load(workdir)
+  return pose_prior.load(workdir) if workdir else None
 
 
 def _priors(gmm, vae, start):
   if vae is None:
     return smplify.Priors(gmm=gmm)
-  from jhmr import pose_prior
   pose = rotations.axis_angle_to_matrix(start.body_pose.reshape(-1, 23, 3))
   return smplify.Priors(gmm, lambda z: pose_prior.decode(vae, z), pose_prior.encode(vae, pose)[0])
 

@@ -7,14 +7,16 @@ import sys
 import time
 
 import cv2
+import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 
 from jhmr import assets as assets_lib
-from jhmr import evaluate, fit
+from jhmr import evaluate, fit, pose_prior
 from jhmr.body import camera, joints, rotations, smpl
 from jhmr.data import keypoints as made_up
+from jhmr.nn import pose_vae
 from jhmr.state import Prediction, System, TrainState
 import runs
 
@@ -120,6 +122,27 @@ def test_a_shared_shape_is_one(people, tmp_path):
     assert np.ptp(table["betas"], 0).max() == 0 and np.abs(table["betas"]).max() > 1e-3
 
 
+def test_odd_people_stay_finite_and_leave_their_neighbours_alone(people, fitted, tmp_path):
+  with np.load(people / "keypoints" / "keypoints.npz") as f:
+    stored = {k: v for k, v in f.items() if k in ("keypoints", "joint_set", "image_size")}
+  odd = np.repeat(stored["keypoints"][:1], 6, 0)
+  odd[:, :, 2] = 1
+  odd[0, [0, 1, 5, 6, 7, *range(11, 25)]] = 0                 # a few keypoints
+  odd[1, :, 0] = 200                                          # on a line
+  odd[2, :, :2] = np.random.default_rng(0).uniform(-1e5, 1e5, (25, 2))
+  odd[3, :, :2] = 300 + 5 * np.random.default_rng(1).uniform(size=(25, 2))
+  odd[4, :, 2] = 0.11
+  odd[5, :, :2] = np.where(np.arange(25)[:, None] < 12, 50, 600)  # two places
+  stored["keypoints"] = np.concatenate([odd, stored["keypoints"]])
+  np.savez(tmp_path / "odd.npz", focal_px=5000, **stored)
+  fit.main(["fit", "--keypoints", str(tmp_path / "odd.npz"), "--out", str(tmp_path / "out"), "--no-meshes",
+            "--no-pictures", *FEW])
+  with np.load(tmp_path / "out" / "fits.npz") as table:
+    for name in ("pose", "betas", "transl_m", "camera", "objective"):
+      assert np.isfinite(table[name]).all(), name
+    np.testing.assert_allclose(table["fitted_px"][6:], fitted[1]["fitted_px"], atol=0.5)
+
+
 def sees(state, batch, assets):
   """A network that takes everybody for somebody of the mean pose, larger the brighter the crop is."""
   del state
@@ -156,6 +179,21 @@ def test_a_run_says_where_a_fit_starts(people, tmp_path, monkeypatch, capsys):
   mean = np.asarray(rotations.matrix_to_axis_angle(assets["mean"]["pose"]))[1:].ravel()
   np.testing.assert_allclose(table["pose_axis_angle"][:, 3:], np.broadcast_to(mean, (3, 69)), atol=0.011)
   assert np.all(np.diff(table["camera"][:, 0]) > 1e-3)  # brighter pictures, larger people
+
+
+def test_a_pose_vae_takes_the_mixtures_place(people, tmp_path, monkeypatch):
+  net = pose_vae.PoseVae(version=1, hidden=16, latent=6)
+  variables = net.init(jax.random.key(0), jnp.zeros((1, 63)), jnp.zeros((1, 6)))
+  prior = pose_prior.PosePrior(variables["params"], variables["batch_stats"], net)
+  monkeypatch.setattr(pose_prior, "load", lambda workdir: prior)
+  fit.main(["fit", "--keypoints", str(people / "keypoints"), "--out", str(tmp_path / "out"), "--no-meshes",
+            "--no-pictures", "--vae", "run", *FEW])
+  with np.load(tmp_path / "out" / "fits.npz") as table:
+    hands = np.broadcast_to(np.eye(3), (5, 2, 3, 3))
+    np.testing.assert_array_equal(table["pose"][:, 22:], hands)  # a pose VAE has none
+    np.testing.assert_allclose(rotations.axis_angle_to_matrix(table["pose_axis_angle"].reshape(-1, 24, 3)),
+                               table["pose"], atol=1e-5)
+    assert np.ptp(table["pose"], 0).max() > 0.01 and np.isfinite(table["objective"]).all()
 
 
 @pytest.mark.slow

@@ -116,6 +116,24 @@ def test_killed_at_any_time_it_loses_and_repeats_nothing(run, tmp_path):
     np.testing.assert_array_equal(values, results(tmp_path)[name])
 
 
+def test_a_disk_that_cannot_be_written_to_is_one_line(run, tmp_path, monkeypatch):
+  write(tmp_path / "keypoints", 20)
+  (tmp_path / "file").write_text("")
+  with pytest.raises(InputError, match="Not a directory"):
+    run(out="file/out")
+  add, full = fit_journal.add, iter((False, True))
+
+  def filling(*arguments):
+    if next(full):
+      raise OSError(28, "No space left on device")
+    add(*arguments)
+  with monkeypatch.context() as patch:
+    patch.setattr(fit_journal, "add", filling)
+    with pytest.raises(InputError, match="No space left"):
+      run()
+  assert run() == 12  # the batch of 8 that was written stays
+
+
 def test_two_commands_do_not_write_to_one_folder(run, tmp_path):
   from jhmr import files
   write(tmp_path / "keypoints", 2)
@@ -223,7 +241,7 @@ def test_pictures_are_found_by_what_the_keypoint_file_calls_them(tmp_path):
     (["--keypoints", "{k}", "--out", "{out}", "--focal", "-3"], "--focal"),
     (["--keypoints", "{k}", "--out", "{out}", "--focal", "nan"], "--focal"),
     (["--keypoints", "{k}", "--out", "{out}", "--batch", "-1"], "--batch"),
-    (["--keypoints", "{k}", "--out", "{out}", "--split", "val"], "--split does nothing"),
+    (["--keypoints", "{k}", "--out", "{out}", "--split", "val"], "--split measures"),
     (["--keypoints", "{k}", "--out", "{out}", "--method", "latent"], "--workdir"),
     (["--keypoints", "{k}", "--out", "{out}", "--method", "spin", "--workdir", "run"], "--images"),
     (["--keypoints", "{k}", "--out", "{out}", "--method", "smplify_x", "--shared-shape"], "--method spin"),
