@@ -99,7 +99,8 @@ def check(args):
     raise InputError(f"--focal {args.focal}: give a positive number of pixels")
   others = {"latent": (*_OF_EFT, *_OF_SMPLIFY), "eft": (*_OF_LATENT, *_OF_SMPLIFY)}
   others = others.get(args.method, (*_OF_EFT, *_OF_LATENT, *_OF_NETWORKS))
-  if odd := [name for name in others if getattr(args, name) not in (None, "", False, 0.0)]:
+  given = lambda name: name == "multiview" and args.multiview == "" or getattr(args, name) not in (None, "", False, 0.0)
+  if odd := [name for name in others if given(name)]:
     raise InputError(f"--{odd[0].replace('_', '-')} does nothing with --method {args.method}: leave it out")
   if args.split:
     check_split(args)

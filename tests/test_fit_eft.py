@@ -116,7 +116,8 @@ def test_a_network_is_fine_tuned_under_its_own_camera():
 
 
 @pytest.mark.parametrize("arguments, said", [
-    (["--images", "{photos}"], "--out"), (["--split", "val", "--multiview"], "no --multiview"),
+    (["--images", "{photos}"], "--out"),
+    (["--split", "val", "--multiview"], "--multiview does nothing with --method eft"),
     (["--split", "val", "--chunk", "0"], "--chunk is 0"), (["--split", "val", "--mode", "joint"], "--mode"),
     (["--split", "val", "--subset", "onlyRes50LastConv"], "layer of resnet50")])
 def test_wrong_input_is_one_line(run, photos, arguments, said):
