@@ -14,7 +14,7 @@ import jax
 import jax.numpy as jnp
 from jhmr import command, report
 from jhmr.benchmarks import body, data, eft, fitting, flow, growth, hypotheses, input as input_row, precision, render
-from jhmr.benchmarks import smplify, timing, train, train_prohmr
+from jhmr.benchmarks import smplify, timing, train, train_prohmr, train_spin
 from jhmr.errors import InputError
 
 ROWS = {
@@ -24,6 +24,7 @@ ROWS = {
     "crops": render.crops,              # 64 crops of 96 x 96
     "train": train.hmr_step,            # one HMR update
     "prohmr": train_prohmr.update,      # one ProHMR update
+    "spin": train_spin.update,          # one SPIN update, 20 + 20 steps of SMPLify in it
     "flow": flow.samples,               # samples of one image, with log-probabilities
     "flow_log_prob": flow.log_prob,     # the way back
     "hypotheses": hypotheses.joints_of_one_image,  # 4,096 of one image: 44 joints each, and their projections

@@ -2,7 +2,7 @@
 
 Both sides start from the same parameters, see the same 49 noisy keypoints and minimise the same objective; ours from
 the few dozen points that make the keypoints, the peer from smplx's full mesh, as the authors do. The peer takes minutes
-for a thousand people, so there it makes a few steps of each stage, and its rate is counted from those; the note says so.
+for a thousand people, so there it makes a few steps of each stage, which its rate is counted from; the note says so.
 """
 
 import importlib.util
