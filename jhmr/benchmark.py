@@ -3,7 +3,7 @@
 Each row gives our rate, the peer's in the same run where the peer is installed (`pip install 'jhmr[torch]'`), the
 ratio, and the floor: the rate this device would reach if the row's arithmetic ran at the measured matrix-product
 speed and its memory traffic at the measured copy bandwidth, whichever is slower. `python -m jhmr.benchmark growth`
-prints, in place of rows, how the rate of hypotheses grows with their number; with --json also as FILE.png.
+prints, in place of rows, how the rates of hypotheses and of SMPLify grow with their number; with --json also FILE.png.
 """
 
 import argparse
@@ -14,7 +14,7 @@ import jax
 import jax.numpy as jnp
 from jhmr import command, report
 from jhmr.benchmarks import body, data, eft, fitting, flow, growth, hypotheses, input as input_row, precision, render
-from jhmr.benchmarks import smplify, timing, train, train_prohmr
+from jhmr.benchmarks import smplify, timing, train, train_prohmr, train_spin
 from jhmr.errors import InputError
 
 ROWS = {
@@ -24,6 +24,7 @@ ROWS = {
     "crops": render.crops,              # 64 crops of 96 x 96
     "train": train.hmr_step,            # one HMR update
     "prohmr": train_prohmr.update,      # one ProHMR update
+    "spin": train_spin.update,          # one SPIN update, 20 + 20 steps of SMPLify in it
     "flow": flow.samples,               # samples of one image, with log-probabilities
     "flow_log_prob": flow.log_prob,     # the way back
     "hypotheses": hypotheses.joints_of_one_image,  # 4,096 of one image: 44 joints each, and their projections
@@ -88,12 +89,15 @@ def show(result):
 
 
 def measure_growth(seconds, path):
-  """Measures and prints the growth table; with a path also a picture, {path}.png. Calls take 2 `seconds` at most."""
-  rows = growth.measure(2 * seconds)
+  """Measures and prints the growth tables; with a path also a picture of that of hypotheses, {path}.png. Calls take 2 `seconds` at most."""
+  rows, fits = growth.measure(2 * seconds), smplify.measure_growth(seconds / 5)
   growth.show(rows)
+  report.say("SMPLify")
+  report.table(fits, smplify.COLUMNS)
   if path:
     cv2.imwrite(f"{path}.png", growth.picture(rows)[..., ::-1])
-  return {"device": f"{jax.devices()[0].device_kind} x {jax.device_count()}", "jax": jax.__version__, "growth": rows}
+  return {"device": f"{jax.devices()[0].device_kind} x {jax.device_count()}", "jax": jax.__version__, "growth": rows,
+          "smplify": fits}
 
 
 if __name__ == "__main__":

@@ -181,6 +181,7 @@ def test_a_run_says_where_a_fit_starts(people, tmp_path, monkeypatch, capsys):
   assert np.all(np.diff(table["camera"][:, 0]) > 1e-3)  # brighter pictures, larger people
 
 
+@pytest.mark.slow
 def test_a_pose_vae_takes_the_mixtures_place(people, tmp_path, monkeypatch):
   net = pose_vae.PoseVae(version=1, hidden=16, latent=6)
   variables = net.init(jax.random.key(0), jnp.zeros((1, 63)), jnp.zeros((1, 6)))

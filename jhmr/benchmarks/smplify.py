@@ -2,7 +2,7 @@
 
 Both sides start from the same parameters, see the same 49 noisy keypoints and minimise the same objective; ours from
 the few dozen points that make the keypoints, the peer from smplx's full mesh, as the authors do. The peer takes minutes
-for a thousand people, so there it makes a few steps of each stage, and its rate is counted from those; the note says so.
+for a thousand people, so there it makes a few steps of each stage, which its rate is counted from; the note says so.
 """
 
 import importlib.util
@@ -17,6 +17,8 @@ from jhmr.fitting import objectives, priors, smplify
 import numpy as np
 
 _SET, _STEPS, _FEW = "spin49", 100, 4
+PEOPLE, STEPS = (1, 16, 64, 256, 1024, 4096), (20, 50, 100)  # of the growth table
+COLUMNS = ("people", "steps", "people/s", "ms")
 _PEER_WHOLE = 64  # up to so many people the peer runs from start to end
 
 
@@ -51,6 +53,17 @@ def row(people, seconds):
   return {"name": f"SMPLify, {people} people", "unit": "people/s", "ours": people / took, "peer": peer,
           "peer_name": "the same in PyTorch, smplx", "flops_per_item": float(_STEPS * (2 * keypoints + prior)),
           "bytes_per_item": 4.0 * 2 * _STEPS * (3 * 2 * 82 + body.blend_dirs.size / people), "note": note}
+
+
+def measure_growth(seconds, people=PEOPLE, steps=STEPS):
+  """Rows of COLUMNS: how the rate grows with the people at once, and falls with the steps of each of both stages."""
+  arrays, rows = smpl.load_arrays("mannequin"), []
+  for num in people:
+    body, scene = set_up(arrays, num)
+    for num_steps in steps:
+      took = timing.interleaved({"ours": runner(body, scene, num_steps)}, seconds)["ours"]
+      rows.append({"people": num, "steps": f"{num_steps} + {num_steps}", "people/s": num / took, "ms": 1000 * took})
+  return rows
 
 
 def peer_installed():

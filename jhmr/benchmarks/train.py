@@ -55,13 +55,13 @@ def set_up(arrays, batch, image_size=IMAGE_SIZE, net=()):
   return lay_out(system, arrays, "spin49", spec.fake_batch(image_size, batch))
 
 
-def lay_out(system, arrays, set_name, data):
+def lay_out(system, arrays, set_name, data, more=()):
   """(mapped step, state, batch laid out for it, assets) of a system whose keypoints are `set_name`, on one device."""
   body = smpl.from_arrays(arrays)
   pose = np.tile(np.eye(3, dtype=np.float32), (24, 1, 1))
   pose[0] = np.diag([1, -1, -1])
   mean = {"pose": jnp.asarray(pose), "betas": jnp.zeros(10), "camera": jnp.array([0.9, 0, 0])}
-  assets = {"keypoint_body": landmarks.rigid_body(body, (set_name,)), "mean": mean}
+  assets = {"keypoint_body": landmarks.rigid_body(body, (set_name,)), "mean": mean} | dict(more)
   mapper = parallel.make("pmap", jax.devices()[:1])
   state = mapper.replicate(system.init(jax.random.key(0), data, assets))
   data = {k: jnp.asarray(v) for k, v in mapper.to_devices(data).items()}

@@ -43,7 +43,7 @@ def test_gradient_row(outputs):
   (value, gradients), (peer_value, peer_gradients) = outputs["ours"], outputs["peer"]
   assert value == pytest.approx(peer_value, rel=1e-4)
   for got, want in zip(gradients, peer_gradients):
-    np.testing.assert_allclose(got, want.numpy(), atol=1e-4 * np.abs(want.numpy()).max())
+    np.testing.assert_allclose(np.moveaxis(got, -1, 0), want.numpy(), atol=1e-4 * np.abs(want.numpy()).max())
 
 
 def test_without_the_peer_the_row_has_ours_alone(outputs, monkeypatch):

@@ -1,7 +1,7 @@
 """The growth table leaves out what would take too long, and draws what it has."""
 
 from jhmr import benchmark
-from jhmr.benchmarks import growth, hypotheses, timing
+from jhmr.benchmarks import growth, hypotheses, smplify, timing
 from jhmr.errors import InputError
 from jhmr.nn.flow import ConditionalGlow
 import numpy as np
@@ -35,3 +35,10 @@ def test_the_picture_and_the_table_take_missing_rates(rows, capsys):
 def test_growth_is_not_mixed_with_rows():
   with pytest.raises(InputError, match="growth is a table of its own"):
     benchmark.main(["benchmark", "growth", "body"])
+
+
+def test_fits_of_more_people_are_rows_of_a_table(monkeypatch):
+  monkeypatch.setattr(timing, "interleaved", lambda functions, seconds: {"ours": 0.5})
+  rows = smplify.measure_growth(1, people=(2, 4), steps=(3,))
+  assert [(r["people"], r["steps"], r["people/s"]) for r in rows] == [(2, "3 + 3", 4.0), (4, "3 + 3", 8.0)]
+  assert set(rows[0]) == set(smplify.COLUMNS)
