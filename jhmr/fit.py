@@ -180,8 +180,9 @@ def within_density(args, config, system, state, assets):
   if system.latent is None:
     raise InputError(f"--method latent needs a system with a density over poses, but {args.workdir!r} is a run of "
                      f"{config.system!r}: train configs/prohmr.py, or use --method spin")
-  options = fit_files.Options(args.joint_set, args.full_frame, args.focal or camera.FOCAL_PX, args.use_hips,
-                              args.mode or latent.MODES[0], args.num_steps, args.detector_noise_px)
+  args.mode = args.mode or latent.MODES[0]
+  options = fit_files.Options(args.joint_set, args.full_frame, args.focal or camera.FOCAL_PX, args.use_hips, args.mode,
+                              args.num_steps, args.detector_noise_px)
   body = landmarks.rigid_body(assets["body"], (args.joint_set,))
   if args.images and args.multiview:
     return fit_files.refine_groups(args, config, system, state, assets)
