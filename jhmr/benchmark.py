@@ -89,7 +89,10 @@ def show(result):
 
 
 def measure_growth(seconds, path):
-  """Measures and prints the growth tables; with a path also a picture of that of hypotheses, {path}.png. Calls take 2 `seconds` at most."""
+  """Measures and prints the growth tables; with a path also a picture of that of hypotheses, {path}.png.
+
+  Calls take 2 `seconds` at most.
+  """
   rows, fits = growth.measure(2 * seconds), smplify.measure_growth(seconds / 5)
   growth.show(rows)
   report.say("SMPLify")

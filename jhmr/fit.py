@@ -35,7 +35,7 @@ COLD = "smplify"  # the method without a run: it starts from nothing
 # Options that some methods alone understand.
 _OF_LATENT = ("multiview", "boxes", "detector_noise_px", "mode")
 _OF_EFT = ("threshold", "subset", "chunk")
-_OF_SMPLIFY = ("gmm", "vae", "image_size", "shared_shape", "truth", "batch")
+_OF_SMPLIFY = ("gmm", "vae", "image_size", "shared_shape", "free_camera", "truth", "batch")
 _OF_NETWORKS = ("full_frame",)
 
 
@@ -65,6 +65,8 @@ def parse(argv):
                      "unknown: fits are in crops")
   alone.add_argument("--shared-shape", action="store_true", help="one shape for all pictures of a person: those of one "
                      "id, or without ids all files; only --method spin")
+  alone.add_argument("--free-camera", action="store_true", help="one more stage, in which the camera moves too: for "
+                     "people whose torso is seen in part")
   alone.add_argument("--batch", type=int, default=0, help="people at a time, each batch is one step of the journal")
   alone.add_argument("--truth", help="truth.npz of jhmr.data.keypoints: print how far fits are from it")
   run = parser.add_argument_group("with a trained run")
@@ -170,7 +172,8 @@ def main(argv):
     return within_density(args, config, system, state, assets)
   if args.method == "eft":
     return fine_tune(args, config, system, state, assets)
-  options = fit_smplify.Options(args.method, args.joint_set, args.use_hips, args.num_steps, args.gmm, args.vae)
+  options = fit_smplify.Options(args.method, args.joint_set, args.use_hips, args.num_steps, args.gmm, args.vae,
+                                args.free_camera)
   errors = fit_smplify.keypoint_errors(config, system, state, assets, args.split, args.keypoint_noise_px, options)
   return write_table(args, state, options, errors, fit_scores.METHODS)
 

@@ -38,7 +38,8 @@ def solver(args, set_name, known_cameras):
   """The Solver of one of METHODS.
 
   Args:
-    args: of `fit.parse`: method, body, gmm, vae, num_steps, use_hips, workdir, step, shared_shape.
+    args: of `fit.parse`: method, body, gmm, vae, num_steps, use_hips, free_camera, workdir, step,
+      shared_shape.
     set_name: joint set of the keypoints.
     known_cameras: translations are given, and stay.
   """
@@ -53,7 +54,8 @@ def solver(args, set_name, known_cameras):
     inputs |= {"state": loaded[2], "assets": loaded[3]}
   steps = args.num_steps or (COLD_STEPS if method.optimizer == "adam" and not loaded else 0)
   run = program(method, set_name, steps, args.shared_shape, known_cameras, loaded[1] if loaded else None)
-  return Solver(run, inputs, body, faces, {"method": args.method, "steps": steps, "use_hips": args.use_hips},
+  settings = {"method": args.method, "steps": steps, "use_hips": args.use_hips, "free_camera": args.free_camera}
+  return Solver(run, inputs, body, faces, settings,
                 crop_px=loaded[0].image_size if loaded else 0, batch=64 if loaded else 512,
                 as_crops=args.method == "spin")
 
@@ -66,6 +68,7 @@ class Options(NamedTuple):
   num_steps: int = 0         # of every stage; 0: the method's own
   gmm: str | None = None     # files, as for `solver`
   vae: str | None = None
+  free_camera: bool = False
 
 
 def keypoint_errors(config, system, state, assets, name, noise_px, options):
@@ -102,11 +105,11 @@ def keypoint_errors(config, system, state, assets, name, noise_px, options):
 
 
 def _method(options):
-  """The smplify.Method of options with `method` and `use_hips`."""
+  """The smplify.Method of options with `method`, `use_hips` and `free_camera`."""
   method = smplify.METHODS[options.method]
   if options.use_hips:
     method = method._replace(ignored=tuple(n for n in method.ignored if n not in objectives.HIPS))
-  return method
+  return smplify.with_free_camera(method) if options.free_camera else method
 
 
 def program(method, set_name, steps=None, shared=False, known_cameras=False, system=None):

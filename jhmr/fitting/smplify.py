@@ -5,8 +5,8 @@ For one person, with the projected joints x_j, detections d_j of confidence c_j 
     E = w_data sum_j c_j^2 sum_xy rho(x_j - d_j) + w_torso sum_torso |x_j - d_j|^2 + w_depth (t_z - t_z0)^2
         + w_pose E_pose(body_pose) + w_angle sum_a exp(sign_a angle_a)^2 + w_betas |betas|^2
 
-A `Stage` says which variables are free and what each term weighs; a `Method` is a few stages, and how they start.
-Nothing couples people, unless `person` says that several rows are frames of one, who then has one shape.
+A `Stage` says which variables are free and what each term weighs; a `Method` is a few stages, and how they start (both
+in `stages`). Nothing couples people, unless `person` says that several rows are frames of one, who then has one shape.
 
 Inside, people are on the last axis (`body.people_last`): a step of Adam for 1,024 people is a few dozen long vector
 operations. L-BFGS takes one evaluation a step, see `descend.lbfgs`.
@@ -28,6 +28,7 @@ from jhmr.body import smpl
 from jhmr.fitting import descend
 from jhmr.fitting import objectives
 from jhmr.fitting import priors as priors_lib
+from jhmr.fitting.stages import METHODS, Method, Stage, counts, with_free_camera  # noqa: F401 (part of this file)
 import numpy as np
 import optax
 
@@ -53,55 +54,7 @@ class Priors(NamedTuple):
   latent: Any = None       # [P, Z] where to start in the latent space; needed with decode
 
 
-class Stage(NamedTuple):
-  """One minimisation; terms of weight 0 are not computed."""
-  free: tuple              # names of Body's fields
-  steps: int = 100
-  data: float = 0.0        # all joints, robust
-  torso: float = 0.0       # hips and shoulders, squared, without confidences
-  depth: float = 0.0       # of the translation's distance to where the stage begins
-  pose: float = 0.0
-  angle: float = 0.0       # elbows and knees that bend the wrong way
-  betas: float = 0.0
-
-
-class Method(NamedTuple):
-  """A way of fitting."""
-  stages: tuple
-  ignored: tuple           # joints that never count but in `torso`
-  optimizer: str           # "adam", whose last point is kept, or "lbfgs", whose best one is
-  learning_rate: float = 1e-2
-  reference_px: float = 0.0  # data and torso weights are times (this / image height)^2; 0: as they are
-  cold: bool = False       # starts from the prior's mean pose, and the depth from the torso's length
-  both_sides: bool = False  # tries the opposite orientation too for people seen from the side
-
-
 SIDE_VIEW_PX = 25.0  # shoulders nearer than this: which way a person faces is open. Source: SMPLify, SMPLify-X
-_ALL = ("global_orient", "body_pose", "betas")
-_CAMERA = ("global_orient", "translation")
-_HIPS_NECK = ("op_neck", "op_right_hip", "op_left_hip")
-_SMPLIFY_STAGES = ((404.0, 100.0), (404.0, 50.0), (57.4, 10.0), (4.78, 5.0))  # lambda of poses, of betas
-ANGLE = 3.17  # weight of the angle prior over the pose prior's
-
-METHODS = {
-    # Source: SPIN, authors' `smplify/smplify.py` and `losses.py`.
-    "spin": Method(stages=(Stage(_CAMERA, torso=1.0, depth=100.0**2),
-                           Stage(_ALL, data=1.0, pose=4.78**2, angle=15.2**2, betas=5.0**2)),
-                   ignored=(*_HIPS_NECK, "right_hip", "left_hip"), optimizer="adam"),
-    # Source: SMPLify's release, `fit_3d.py`. Differs: L-BFGS, not the dogleg method; no interpenetration term; every
-    # joint of the set counts, not LSP's 13.
-    "smplify": Method(stages=(Stage(_CAMERA, 60, torso=1.0, depth=100.0**2),
-                              *(Stage(_ALL, 60, data=1.0, pose=p**2, angle=(ANGLE * p)**2, betas=b**2)
-                                for p, b in _SMPLIFY_STAGES)),
-                      ignored=("right_hip", "left_hip", "op_right_hip", "op_left_hip"), optimizer="lbfgs", cold=True,
-                      both_sides=True),
-    # Source: SMPLify-X's `fit_smpl.yaml` and `fitting.py`, whose angle weight is not squared. Differs: fixed numbers of
-    # steps; no collision term.
-    "smplify_x": Method(stages=(Stage(_CAMERA, 60, torso=1.0, depth=100.0**2),
-                                *(Stage(_ALL, 60, data=1.0, pose=p**2, angle=ANGLE * p, betas=b**2)
-                                  for p, b in _SMPLIFY_STAGES)),
-                        ignored=_HIPS_NECK, optimizer="lbfgs", reference_px=1000.0, cold=True, both_sides=True),
-}
 # Right hip, left hip, right shoulder, left shoulder, as detected and as annotated.
 _TORSOS = {source: tuple(prefix + name for name in ("right_hip", "left_hip", "right_shoulder", "left_shoulder"))
            for source, prefix in (("detected", "op_"), ("annotated", ""))}
@@ -226,18 +179,27 @@ def _minimise(scene, method, stage, x):
   """One stage: (variables, losses [steps, P])."""
   names = [("latent" if n == "body_pose" and "latent" in x else n) for n in stage.free]
   depth = x["translation"][2]
-  loss = lambda free: _energy(scene, stage, x | free, depth)
+  units = _units(scene, x) if method.optimizer == "lbfgs" and not counts(stage.depth) else {}
+  enter = lambda free: {n: free[n] / units[n] if n in units else free[n] for n in free}
+  leave = lambda free: {n: free[n] * units[n] if n in units else free[n] for n in free}
+  loss = lambda free: _energy(scene, stage, x | leave(free), depth)
   minimise = descend.descend_together if method.optimizer == "adam" else descend.descend_each
   tx = optax.adam(method.learning_rate) if method.optimizer == "adam" else descend.lbfgs()
-  free, losses = minimise(loss, {n: x[n] for n in names}, tx, stage.steps)
-  return x | free, losses
+  free, losses = minimise(loss, enter({n: x[n] for n in names}), tx, stage.steps)
+  return x | leave(free), losses
+
+
+def _units(scene, x):
+  """{"translation": [3, P] metres} that move or scale a person's picture about alike: L-BFGS knows no other scale."""
+  across = jnp.maximum(x["translation"][2], objectives.NEAREST_M)
+  across = across / scene.targets.focal_px * jnp.max(scene.targets.image_size, 0) / 100
+  return {"translation": jax.lax.stop_gradient(jnp.stack([across, across, x["translation"][2] / 20]))}
 
 
 def _energy(scene, stage, x, depth):
   """The objective of a stage -> [P]; depth: [P] where the translation's z began."""
   pose, betas = _pose(scene, x), _betas(scene, x)
   total = stage.betas * jnp.sum(betas**2, 0)
-  counts = lambda weight: not isinstance(weight, (int, float)) or weight
   if counts(stage.data) or counts(stage.torso):
     error, confidence = _errors(scene, pose, betas, x["translation"])
     if counts(stage.data):

@@ -162,6 +162,19 @@ def test_a_known_camera_stays():
   assert float(jnp.abs(fit.body.global_orient - nearby(true).global_orient).max()) > 0.01
 
 
+def test_a_free_camera_brings_people_closer_whose_torso_is_not_seen():
+  true, target = people(set_name="openpose25", noise_px=2.0)
+  torso = [joints.index("openpose25", f"op_{name}") for name in ("left_hip", "left_shoulder", "right_hip")]
+  target = target._replace(keypoints=target.keypoints.at[:, np.array(torso), 2].set(0))
+  start = nearby(true)._replace(translation=true.translation * jnp.array([1, 1, 1.15]))
+  method = smplify.METHODS["smplify"]._replace(both_sides=False)
+  method = method._replace(stages=method.stages[:1] + method.stages[-1:])
+  fixed, free = (program(m, "openpose25", 40)(target, start) for m in (method, smplify.with_free_camera(method)))
+  assert np.all(free.objective < 0.95 * fixed.objective)
+  off = lambda fit: np.abs(fit.body.translation[:, 2] / true.translation[:, 2] - 1).mean()
+  assert off(free) < off(fixed)
+
+
 def test_the_torso_is_the_detected_one_of_people_who_have_it():
   true, target = people()
   start, hip = nearby(true), joints.index("spin49", "op_right_hip")
