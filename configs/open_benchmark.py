@@ -4,7 +4,9 @@ python -m jhmr.study prohmr                                                 # tr
 python -m jhmr.study spin
 python -m jhmr.train --config configs/open_benchmark.py:prohmr              # one of the runs
 python -m jhmr.train --config configs/open_benchmark.py:prohmr,smoke        # two steps, for tests
-Runs: hmr, prohmr, prohmr_without_mode; without any 3D label hmr_unpaired, spin_none, spin_static and spin; pose_vae.
+Runs: hmr, prohmr, prohmr_without_mode; pose_vae; without any 3D label hmr_unpaired, spin_none, spin_static,
+spin_static_smplify, spin, spin_fresh. Of the last ones spin_static*, and spin as in the paper, begin with static fits,
+which the study makes.
 """
 
 from ml_collections import ConfigDict
@@ -72,6 +74,8 @@ SPIN = UNPAIRED | dict(
     # Source: SPIN, authors' options.
     weights=dict(keypoints2d=300.0, keypoints3d=300.0, pose=60.0, betas=0.06, vertices=0.0, camera=60.0))
 
+SPIN_STATIC = SPIN | {"fitting": SPIN["fitting"] | {"mode": "static"}}
+
 POSE_VAE = dict(
     system="pose_vae",
     batch_size=128,
@@ -84,9 +88,9 @@ POSE_VAE = dict(
 WITHOUT_MODE = {name: 0.0 for name in PROHMR["weights"] if name.endswith("_mode")}
 RUNS = {"hmr": HMR, "prohmr": PROHMR,
         "prohmr_without_mode": PROHMR | {"weights": PROHMR["weights"] | WITHOUT_MODE},
-        "hmr_unpaired": HMR_UNPAIRED, "spin": SPIN,
+        "hmr_unpaired": HMR_UNPAIRED, "spin": SPIN, "spin_fresh": SPIN,
         "spin_none": SPIN | {"fitting": SPIN["fitting"] | {"mode": "none"}},
-        "spin_static": SPIN | {"fitting": SPIN["fitting"] | {"mode": "static"}}, "pose_vae": POSE_VAE}
+        "spin_static": SPIN_STATIC, "spin_static_smplify": SPIN_STATIC, "pose_vae": POSE_VAE}
 
 
 def get_config(mode="prohmr"):
