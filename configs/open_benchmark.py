@@ -5,8 +5,7 @@ python -m jhmr.study spin
 python -m jhmr.train --config configs/open_benchmark.py:prohmr              # one of the runs
 python -m jhmr.train --config configs/open_benchmark.py:prohmr,smoke        # two steps, for tests
 Runs: hmr, prohmr, prohmr_without_mode; pose_vae; without any 3D label hmr_unpaired, spin_none, spin_static,
-spin_static_smplify, spin, spin_fresh. Of the last ones spin_static*, and spin as in the paper, begin with static fits,
-which the study makes.
+spin_static_smplify, spin, spin_25. All that fit begin with static fits, as in the paper, which the study makes.
 """
 
 from ml_collections import ConfigDict
@@ -67,7 +66,7 @@ SPIN = UNPAIRED | dict(
     pose_prior="",
     fits="",
     unpaired=True,
-    fitting=dict(mode="in_the_loop", method="spin", steps=25, threshold=100.0, torso="annotated",
+    fitting=dict(mode="in_the_loop", method="spin", steps=100, threshold=100.0, torso="annotated",
                  ignored=("op_neck", "op_right_hip", "op_left_hip", "right_hip", "left_hip")),
     keypoint_weights=dict(detected=0.0, annotated=1.0),
     net=HMR["net"],
@@ -88,7 +87,7 @@ POSE_VAE = dict(
 WITHOUT_MODE = {name: 0.0 for name in PROHMR["weights"] if name.endswith("_mode")}
 RUNS = {"hmr": HMR, "prohmr": PROHMR,
         "prohmr_without_mode": PROHMR | {"weights": PROHMR["weights"] | WITHOUT_MODE},
-        "hmr_unpaired": HMR_UNPAIRED, "spin": SPIN, "spin_fresh": SPIN,
+        "hmr_unpaired": HMR_UNPAIRED, "spin": SPIN, "spin_25": SPIN | {"fitting": SPIN["fitting"] | {"steps": 25}},
         "spin_none": SPIN | {"fitting": SPIN["fitting"] | {"mode": "none"}},
         "spin_static": SPIN_STATIC, "spin_static_smplify": SPIN_STATIC, "pose_vae": POSE_VAE}
 

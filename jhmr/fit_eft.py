@@ -135,6 +135,4 @@ def keypoint_errors(config, state, assets, name, noise_px, options):
         fit_scores.to_prediction(fit.pose[:, i], fit.betas[:, i], fit.camera[:, i]), batch, assets)
     return {method: score(i) for i, method in enumerate(METHODS)}, batch["mask"] * batch["has_pose"]
 
-  parts, keep = zip(*(jax.device_get(measure(state, batch, assets))
-                      for batch in fit_scores.batches(config, assets, name)))
-  return fit_scores.joined(parts, keep)
+  return fit_scores.over_split(config, assets, name, lambda batch: measure(state, batch, assets))

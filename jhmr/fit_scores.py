@@ -77,7 +77,16 @@ def batches(config, assets, name):
   split.close()
 
 
-def joined(parts, keep):
+def over_split(config, assets, name, measure):
+  """{method: {metric: [N]}} of all examples of a split that count.
+
+  Args:
+    measure: batch on the device -> ({method: {metric: [B]}}, [B] > 0 for those that count).
+  """
+  return _joined(*zip(*(jax.device_get(measure(batch)) for batch in batches(config, assets, name))))
+
+
+def _joined(parts, keep):
   """{method: {metric: [B]}} of all batches -> of all examples that count."""
   keep = np.concatenate(keep) > 0
   return jax.tree.map(lambda *x: np.concatenate(x)[keep], *parts)
@@ -102,8 +111,7 @@ def keypoint_errors(config, system, state, assets, body, name, noise_px, options
     score = lambda pose, betas: metrics.per_example(to_prediction(pose, betas, encoded.camera), batch, assets)
     return {"mode": score(mode, encoded.betas), "fit": score(fit.pose, fit.betas)}, batch["mask"] * batch["has_pose"]
 
-  parts, keep = zip(*(jax.device_get(measure(state, batch, assets, body)) for batch in batches(config, assets, name)))
-  return joined(parts, keep)
+  return over_split(config, assets, name, lambda batch: measure(state, batch, assets, body))
 
 
 def by_person(person, keep):

@@ -99,9 +99,7 @@ def keypoint_errors(config, system, state, assets, name, noise_px, options):
     return {"mode": score(pose, seen.betas[:, 0]), "fit": score(fit.pose, fit.body.betas)}, (
         batch["mask"] * batch["has_pose"])
 
-  parts, keep = zip(*(jax.device_get(measure(state, batch, assets, given))
-                      for batch in fit_scores.batches(config, assets, name)))
-  return fit_scores.joined(parts, keep)
+  return fit_scores.over_split(config, assets, name, lambda batch: measure(state, batch, assets, given))
 
 
 def _method(options):

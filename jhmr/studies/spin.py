@@ -15,10 +15,10 @@ from jhmr.errors import InputError
 from jhmr.studies import prohmr
 import numpy as np
 
-UNPAIRED = ("hmr_unpaired", "spin_none", "spin_static", "spin", "spin_static_smplify", "spin_fresh")
-FITS = {"spin_static": "static fits", "spin": "fits in the loop, static ones first",
+UNPAIRED = ("hmr_unpaired", "spin_none", "spin_static", "spin", "spin_25", "spin_static_smplify")
+FITS = {"spin_static": "static fits", "spin": "fits in the loop, 100 + 100 steps",
+        "spin_25": "fits in the loop, 25 + 25 steps", "spin_none": "2D keypoints alone",
         "spin_static_smplify": "static fits by SMPLify's four stages (ours)",
-        "spin_fresh": "fits in the loop, none first (ours)", "spin_none": "2D keypoints alone",
         "hmr_unpaired": "HMR: 2D keypoints and a critic"}
 NOISE_PX = prohmr.NOISE_PX
 ERRORS = prohmr.ERRORS
@@ -44,7 +44,7 @@ def prepare(config_file, workdir, smoke):
     if not os.path.exists(out) and (code := subprocess.run(command, check=False).returncode):
       raise InputError(f"static fits ended with code {code}, see above: mend that, and give the same command again")
     made[method] = [f"--config.fits={out}"]
-  return {"spin": made["spin"], "spin_static": made["spin"], "spin_static_smplify": made["smplify"]}
+  return dict.fromkeys(("spin", "spin_25", "spin_static"), made["spin"]) | {"spin_static_smplify": made["smplify"]}
 
 
 def on_top(method, noise_px, load):
