@@ -6,6 +6,7 @@ for a thousand people, so there it makes a few steps of each stage, which its ra
 """
 
 import importlib.util
+import statistics
 import time
 
 import jax
@@ -16,7 +17,7 @@ from jhmr.body import camera, joints, landmarks, poses, rotations, smpl
 from jhmr.fitting import objectives, priors, smplify
 import numpy as np
 
-_SET, _STEPS, _FEW = "spin49", 100, 4
+_SET, _STEPS, _FEW = "spin49", 100, 5
 PEOPLE, STEPS = (1, 16, 64, 256, 1024, 4096), (20, 50, 100)  # of the growth table
 COLUMNS = ("people", "steps", "people/s", "ms")
 _PEER_WHOLE = 64  # up to so many people the peer runs from start to end
@@ -98,7 +99,7 @@ def runner(body, scene, steps=_STEPS):
 
 
 def run_peer(arrays, scene, steps):
-  """(seconds of a step of each stage, mean objective at the end) of the same in torch."""
+  """(median seconds of a step of each stage, mean objective at the end) of the same in torch."""
   import torch
   tensor = lambda x: torch.tensor(np.asarray(x))
   start, target = jax.tree.map(tensor, scene["start"]), jax.tree.map(tensor, scene["target"])
@@ -127,12 +128,14 @@ def run_peer(arrays, scene, steps):
   for free, loss in ((("global_orient", "translation"), place), (("global_orient", "body_pose", "betas"), pose)):
     x = {name: value.detach().requires_grad_(name in free) for name, value in x.items()}
     optimizer = torch.optim.Adam([x[name] for name in free], lr=1e-2)
-    began = time.perf_counter()
+    each = []
     for _ in range(steps):
+      began = time.perf_counter()
       optimizer.zero_grad()
       loss().backward()
       optimizer.step()
-    took.append((time.perf_counter() - began) / steps)
+      each.append(time.perf_counter() - began)
+    took.append(statistics.median(each))
   with torch.no_grad():
     return took, pose().item() / len(depth)
 

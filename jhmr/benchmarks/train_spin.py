@@ -16,7 +16,7 @@ from jhmr.systems import spin
 import ml_collections
 
 STEPS, MANY = 20, 100
-_FEW = 2  # steps of each stage that the peer makes to be timed
+_FEW = 5  # steps of each stage that the peer makes to be timed
 
 
 def update(batch=32, seconds=5.0):

@@ -33,6 +33,7 @@ def keypoints(body, betas, pose, set_name):
   Raises:
     ValueError: for shapes that do not fit, or a body whose points are moved by several joints each.
     InputError: when the body lacks a landmark of the set.
+  Betas and pose get gradients, the arrays of the body none.
   Source: as `smpl.forward`.
   """
   num_betas, num_joints = body.joint_dirs.shape[0], len(body.parents)

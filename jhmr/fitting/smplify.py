@@ -112,8 +112,8 @@ def fit(body, targets, start, priors, *, method="spin", set_name="spin49", torso
   scene = _scene(body, targets, priors, method, set_name, torso, person)
   x = _variables(start, priors, person, num_persons)
   first, *rest = (_free(stage, fixed, steps) for stage in method.stages)
-  x, losses = _minimise(scene, method, first, x)
-  onwards = lambda x: _run(scene, method, rest, x)
+  x, losses = _minimise(scene, method, first, x) if rest else (x, jnp.zeros((0, x["translation"].shape[-1])))
+  onwards = lambda x: _run(scene, method, rest or [first], x)
   x, objective, more = _either_way(scene, x, onwards) if method.both_sides else onwards(x)
   return _finished(scene, x, objective, jnp.concatenate([losses, more]))
 
@@ -177,6 +177,8 @@ def _either_way(scene, x, onwards):
 
 def _minimise(scene, method, stage, x):
   """One stage: (variables, losses [steps, P])."""
+  if not stage.free:
+    return x, jnp.zeros((0, x["translation"].shape[-1]))
   names = [("latent" if n == "body_pose" and "latent" in x else n) for n in stage.free]
   depth = x["translation"][2]
   units = _units(scene, x) if method.optimizer == "lbfgs" and not counts(stage.depth) else {}
@@ -292,7 +294,8 @@ def cold_start(body, targets, body_pose, *, set_name="spin49"):
     torso is seen, else from all their keypoints by least squares, as does the place in the image.
   Source: SMPLify (Bogo et al. 2016), 3.3, for the depth.
   Differs: SMPLify starts with no rotation of the root; we turn it in the image as the torso is, and away from the
-    camera when the left shoulder and hip are seen on the left.
+    camera when the left shoulder and hip are seen on the left. It starts on the optical axis; we, where the keypoints
+    are.
   """
   people = targets.keypoints.shape[0]
   scene = _scene(body, targets, Priors(), METHODS["spin"], set_name, "detected", None)

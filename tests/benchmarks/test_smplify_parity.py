@@ -23,4 +23,4 @@ def test_rows_of_many_people_say_how_the_peer_was_timed(monkeypatch):
   monkeypatch.setattr(timing, "interleaved", lambda functions, seconds: {"ours": 0.5})
   monkeypatch.setattr(smplify, "_PEER_WHOLE", 1)
   row = smplify.row(2, seconds=1)
-  assert row["ours"] == 4 and row["peer"] > 0 and "from 4 steps" in row["note"]
+  assert row["ours"] == 4 and row["peer"] > 0 and "from 5 steps" in row["note"]

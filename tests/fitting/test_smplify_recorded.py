@@ -46,7 +46,7 @@ def losses_at_start(body, recorded, method, stage, set_name="spin49", size=224.0
   """Objective of one stage of a method [P], before any step."""
   num = 49 if set_name == "spin49" else 25
   method = smplify.METHODS[method]
-  method = method._replace(stages=(method.stages[stage]._replace(steps=1),) * 2, both_sides=False, optimizer="adam")
+  method = method._replace(stages=(method.stages[stage]._replace(steps=1),), both_sides=False, optimizer="adam")
   target = target_of(recorded["keypoints"][:, :num], size)
   priors = smplify.Priors(priors_lib.default_gmm())
   return jax.jit(lambda: smplify.fit(body, target, start_of(recorded), priors, method=method, set_name=set_name))().losses[:, 0]
