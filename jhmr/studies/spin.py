@@ -22,6 +22,7 @@ FITS = {"spin_static": "static fits", "spin": "fits in the loop, 100 + 100 steps
         "hmr_unpaired": "HMR: 2D keypoints and a critic"}
 NOISE_PX = prohmr.NOISE_PX
 ERRORS = prohmr.ERRORS
+REGRESSOR = "hmr"      # with 3D labels: what fits start from
 KINDS = {"exact": 0.0, "noisy": NOISE_PX}
 METHODS = ("smplify_gmm", "smplify_vae", "eft", "latent", "latent_weighed")
 LABELS = {"smplify_gmm": "SMPLify, Gaussians", "smplify_vae": "SMPLify, pose VAE", "eft": "EFT",
@@ -51,7 +52,7 @@ def on_top(method, noise_px, load):
   """{"mode/...": [N], "fit/...": [N]} of val's people: a regression, and what a method makes of it."""
   if method.startswith("latent"):
     return prohmr.keypoint_fits(noise_px, noise_px if method == "latent_weighed" else 0.0, load)
-  run = load("spin")
+  run = load(REGRESSOR)
   split = functools.partial(_of_split, run, noise_px)
   if method == "eft":
     options = fit_eft.Options(prohmr.SET)
@@ -99,8 +100,8 @@ def tables(found):
               for split in ("val", "val_occluded") for run in UNPAIRED]
   fits = []
   for kind in KINDS:
-    fits.append(row(f"SPIN, {kind}", one[f"smplify_gmm_{kind}"], "mode/"))
-    fits += [row(f"SPIN + {LABELS[m]}, {kind}", one[f"{m}_{kind}"], "fit/") for m in METHODS[:3]]
+    fits.append(row(f"HMR, {kind}", one[f"smplify_gmm_{kind}"], "mode/"))
+    fits += [row(f"HMR + {LABELS[m]}, {kind}", one[f"{m}_{kind}"], "fit/") for m in METHODS[:3]]
     fits.append(row(f"ProHMR, {kind}", one[f"latent_{kind}"], "mode/"))
     fits += [row(f"ProHMR + fit in {LABELS[m]}, {kind}" if m == "latent" else f"ProHMR + {LABELS[m]}, {kind}",
                  one[f"{m}_{kind}"], "fit/") for m in METHODS[3:] if f"{m}_{kind}" in one]
@@ -124,7 +125,7 @@ def figure(found):
 
 
 STUDY = study.Study(
-    runs=(*UNPAIRED, "prohmr", "pose_vae"),
+    runs=(*UNPAIRED, REGRESSOR, "prohmr", "pose_vae"),
     settings={"noise_px": NOISE_PX, "keypoints": prohmr.SET},
     measured={f"{run}_{split}": functools.partial(prohmr.image_errors, run, split)
               for run in UNPAIRED for split in ("val", "val_occluded")} | {
