@@ -95,18 +95,24 @@ def load_run(workdir):
 
 
 def measure(name, study, homes, workdir):
-  """What study.measured says of every image; read from the workdir when neither runs nor settings changed since."""
-  made_of = json.dumps({"settings": study.settings} | {run: _checksums(home) for run, home in homes.items()})
-  path = os.path.join(workdir, "measured", f"{name}.npz")
+  """What study.measured says of every image; read from the workdir when settings and the runs it opened are the same."""
+  path, opened = os.path.join(workdir, "measured", f"{name}.npz"), {}
+  settings = json.loads(json.dumps(study.settings))
   if os.path.exists(path):
     with np.load(path, allow_pickle=False) as f:
-      if str(f["made_of"]) == made_of:
+      made_of = json.loads(str(f["made_of"]))
+      if made_of == {"settings": settings, "runs": {run: _checksums(homes[run]) for run in made_of.get("runs", ())}}:
         return unpacked({k: f[k] for k in f.files if k != "made_of"})
   report.say(f"measuring: {name}")
-  rows = study.measured[name](lambda run: load_run(homes[run]))
+
+  def load(run):
+    opened[run] = _checksums(homes[run])
+    return load_run(homes[run])
+
+  rows = study.measured[name](load)
   os.makedirs(os.path.dirname(path), exist_ok=True)
   with files.whole(path, "wb") as f:
-    np.savez_compressed(f, made_of=made_of, **packed(rows))
+    np.savez_compressed(f, made_of=json.dumps({"settings": settings, "runs": opened}), **packed(rows))
   return rows
 
 
