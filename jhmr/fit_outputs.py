@@ -95,8 +95,9 @@ def write_json(f, table, paths=()):
              "parm_cam": _numbers([s, s * tx, s * ty]), "bbox_scale": _numbers(row["box_size_px"] / 200),
              "bbox_center": _numbers(row["box_center_px"]),
              "joint_validity_openpose18": [int(n in have and row["keypoints"][have[n], 2] > 0) for n in OPENPOSE18],
-             "smpltype": "smpl", "imageName": image_name(str(row["images"]), paths[i]), "annotId": int(row["annotation"]),
-             "subjectId": str(row["names"]), "loss": _numbers(row["objective"]), "valid": bool(row["valid"])}
+             "smpltype": "smpl", "imageName": image_name(str(row["images"]), paths[i]),
+             "annotId": int(row["annotation"]), "subjectId": str(row["names"]),
+             "loss": _numbers(row["objective"]), "valid": bool(row["valid"])}
     f.write(json.dumps(entry) + (",\n" if i + 1 < count else "\n"))
   f.write("]}\n")
 

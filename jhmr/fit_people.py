@@ -75,8 +75,8 @@ def find_people(args):
     if not people:
       raise InputError(f"nobody can be fitted: {bad[-1]}")
   elif missing:
-    bad.append(f"{len(missing)} of {len(people)} people have no picture in {args.images!r}, such as {missing[0]}: drawn "
-               "on grey, its size unknown unless the keypoints or --image-size say it")
+    bad.append(f"{len(missing)} of {len(people)} people have no picture in {args.images!r}, such as {missing[0]}: "
+               "drawn on grey, its size unknown unless the keypoints or --image-size say it")
   people, unreadable = fit_cameras.sized(people, paths)
   return people, bad + unreadable, paths
 

@@ -46,7 +46,8 @@ def read_image(path):
     image = cv2.imdecode(np.fromfile(path, np.uint8), cv2.IMREAD_COLOR) if os.path.getsize(path) else None
   except (OSError, MemoryError, cv2.error) as error:  # a header that asks for too many pixels is a cv2.error
     said = getattr(error, "strerror", None) or getattr(error, "err", None) or type(error).__name__
-    raise InputError(f"image {path!r} cannot be read ({' '.join(str(said).split())[:120]}): give another file") from error
+    said = " ".join(str(said).split())[:120]
+    raise InputError(f"image {path!r} cannot be read ({said}): give another file") from error
   if image is None:
     raise InputError(f"{path!r} is not an image that can be read: give a JPEG, PNG, WebP or BMP file")
   return cv2.cvtColor(image, cv2.COLOR_BGR2RGB)

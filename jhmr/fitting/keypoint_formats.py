@@ -122,7 +122,8 @@ def openpose_people(tree, path, joint_set=""):
 def coco_people(tree, path, joint_set="coco17"):
   """([Person], complaints) of COCO's annotations, or of a list of results.
 
-  Visibilities 1 (hidden) and 2 (seen) are both confidence 1, as `clean` has no larger one. Annotations of crowds, and those without any labelled keypoint, are passed over.
+  Visibilities 1 (hidden) and 2 (seen) are both confidence 1, as `clean` has no larger one. Annotations of crowds, and
+  those without any labelled keypoint, are passed over.
   """
   images, bad = _coco_images(tree, path) if isinstance(tree, dict) else ({}, [])
   entries = tree["annotations"] if isinstance(tree, dict) else tree
@@ -215,7 +216,8 @@ def npz_people(path, joint_set=""):
   for i in range(count):
     name = safe_name(names[i]) if names[i] else f"{stem}_{i:0{digits}d}"
     if transl[i, 2] <= 0:
-      bad.append(f"keypoints {path!r}: transl_m of {name} is {transl[i, 2]:.3g} m before the camera: it counts as unknown")
+      bad.append(f"keypoints {path!r}: transl_m of {name} is {transl[i, 2]:.3g} m before the camera: it counts as "
+                 "unknown")
     people.append(Person(name, points[i], set_name, images[i], tuple(size[i]) if good(size[i]) else (0.0, 0.0), who[i],
                          -1, focal[i] if 0 < focal[i] < 1e7 else UNKNOWN, tuple(center[i]),
                          tuple(transl[i]) if transl[i, 2] > 0 else (UNKNOWN,) * 3))
