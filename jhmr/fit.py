@@ -8,8 +8,8 @@
     python -m jhmr.fit --workdir runs/spin --images photos --keypoints keypoints --method eft --out out
     python -m jhmr.fit --workdir runs/prohmr --split val --keypoint-noise-px 3
 
-Keypoints are OpenPose's JSON (a folder, one file an image), COCO's JSON or an .npz (`fitting/keypoint_formats.py`). The
-same command again goes on where it was interrupted.
+Keypoints are OpenPose's JSON (a folder, one file an image), for SMPLify's methods also COCO's JSON or an .npz
+(`fitting/keypoint_formats.py`). The same command again goes on where it was interrupted; see `fit_options` for options.
 
 SMPLify's methods need neither a network nor images. They write `fits.npz`, `fits.json` as EFT's, `fits.png`, and of a
 few people `meshes/<name>.obj` and `pictures/<name>.png` (`fit_outputs.py`). With --workdir they start from what the run

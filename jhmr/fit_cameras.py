@@ -23,8 +23,7 @@ def find_pictures(people, images):
       return dict.fromkeys(range(len(people)), images)
     by_name = {os.path.basename(images): images}
   else:
-    by_name = {name: os.path.join(images, name) for name in sorted(os.listdir(images))
-               if name.lower().endswith(predict.EXTENSIONS)}
+    by_name = {name: os.path.join(images, name) for name in predict.image_names(images)}
   by_stem = {os.path.splitext(name)[0]: path for name, path in reversed(by_name.items())}
   found = {}
   for i, person in enumerate(people):

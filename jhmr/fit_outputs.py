@@ -3,9 +3,9 @@
 `fits.npz`, a row a person: names, images, person, annotation, joint_set; keypoints [N, K, 3] as read; pose
 [N, 24, 3, 3] and pose_axis_angle [N, 72], root first, in the camera's frame; betas; transl_m in the camera of the whole
 picture with focal_px and center_px; camera [N, 3], the weak one (s, tx, ty) of the box, s (X + tx); box_center_px,
-box_size_px, image_size; fitted_px [N, K, 2], where the body's joints are seen; reprojection_px [N, K], their distance
-to the keypoints, NaN where there is none, and its mean, reprojection_mean_px; objective; valid, see
-`fit_smplify.is_valid`.
+box_size_px; image_size, where it is not known that of `fit_cameras.arrays_of`; fitted_px [N, K, 2], where the body's
+joints are seen; reprojection_px [N, K], their distance to the keypoints, NaN where there is none, and its mean,
+reprojection_mean_px; objective; valid, see `fit_smplify.is_valid`.
 """
 
 import json

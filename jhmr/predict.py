@@ -68,11 +68,19 @@ def read_boxes(path):
   return boxes
 
 
+def image_names(folder):
+  """The names of a folder's image files, sorted."""
+  try:
+    return sorted(name for name in os.listdir(folder) if name.lower().endswith(EXTENSIONS))
+  except OSError as error:
+    raise InputError(f"folder {folder!r} cannot be read ({error.strerror or error}): give another") from error
+
+
 def find_images(path):
   """The image files of a folder, sorted, or the one file given."""
   if not os.path.isdir(path):
     return [path]
-  found = sorted(os.path.join(path, n) for n in os.listdir(path) if n.lower().endswith(EXTENSIONS))
+  found = [os.path.join(path, name) for name in image_names(path)]
   if not found:
     raise InputError(f"folder {path!r} holds no images ({', '.join(EXTENSIONS)}): give another --images")
   return found

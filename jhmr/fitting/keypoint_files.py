@@ -74,7 +74,10 @@ def find(path):
   """The keypoint files of a folder, sorted, or the one file given."""
   if not os.path.isdir(path):
     return [path]
-  found = sorted(entry.path for entry in os.scandir(path) if entry.name.endswith((".json", ".npz")))
+  try:
+    found = sorted(entry.path for entry in os.scandir(path) if entry.name.endswith((".json", ".npz")))
+  except OSError as error:
+    raise InputError(f"folder {path!r} cannot be read ({error.strerror or error}): give another --keypoints") from error
   if not found:
     raise InputError(f"folder {path!r} holds no keypoints (.json, .npz): give another --keypoints")
   return found
