@@ -16,7 +16,7 @@ import pytest
 
 import fake_solver
 from fitting import malformed
-from jhmr import command, fit, fit_cameras, fit_journal, fit_outputs, fit_people, fit_smplify
+from jhmr import command, fit, fit_cameras, fit_journal, fit_outputs, fit_people, fit_smplify, predict
 from jhmr.errors import InputError
 from jhmr.fitting.keypoint_formats import Person
 
@@ -216,6 +216,32 @@ def test_a_shared_shape_keeps_all_pictures_of_a_person_together(run, tmp_path):
   points[0, 0, 0] += 1
   np.savez(tmp_path / "video.npz", keypoints=points, joint_set="openpose25", person=who)
   assert run("--shared-shape", keypoints="video.npz") == 5  # all pictures of that person, nobody else
+
+
+def test_a_picture_that_can_be_read_later_brings_all_frames_of_its_person_together(run, tmp_path, monkeypatch):
+  write(tmp_path / "keypoints", 3)
+  photos = tmp_path / "photos"
+  photos.mkdir()
+  for name in ("0000", "0001", "0002"):
+    cv2.imwrite(str(photos / f"{name}.png"), np.zeros((160, 120, 3), np.uint8))
+  whole = (photos / "0001.png").read_bytes()
+  (photos / "0001.png").write_bytes(b"<html>")
+  made = fake_solver.make()
+  monkeypatch.setattr(fit_smplify, "solver", lambda *arguments: made(*arguments)._replace(crop_px=8))
+  again = lambda: run("--shared-shape", "--workdir", "run", "--images", photos)
+  assert again() == 2 and again() == 0
+  (photos / "0001.png").write_bytes(whole)
+  assert again() == 3 and fake_solver.BATCHES == [[0, 0, 0]] and again() == 0
+  os.utime(photos / "0001.png", (0, 0))
+  assert again() == 0
+  # A picture that fails only when its turn comes: next time all of them are fitted, not the one alone.
+  cv2.imwrite(str(photos / "0000.png"), np.ones((160, 120, 3), np.uint8))
+  read, fails = predict.read_image, iter([False, True])  # for its size, for its crop
+  with monkeypatch.context() as patch:
+    patch.setattr(predict, "read_image", lambda path: read("absent" if "0002" in path and next(fails, 0) else path))
+    patch.setattr(fit_cameras, "unreadable", lambda paths: {})
+    assert again() == 2
+  assert again() == 3 and again() == 0
 
 
 def test_files_without_ids_are_one_person_and_several_people_an_error(run, tmp_path):
