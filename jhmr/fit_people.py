@@ -59,7 +59,7 @@ def fit_and_write(args, people, arrays, solver, keys, who, paths, bad, truth=Non
 
 
 def find_people(args):
-  """([Person], [what is wrong with others], {position: path of the picture})."""
+  """([Person], [what is wrong with others], {position: path of the picture}): everybody, or whom a network can see."""
   people, bad = keypoint_files.gather(args.keypoints, args.joint_set)
   if not args.images:
     return people, bad, {}
