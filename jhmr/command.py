@@ -165,3 +165,11 @@ def _tuples(value):
   if isinstance(value, dict):
     return {k: _tuples(v) for k, v in value.items()}
   return tuple(_tuples(v) for v in value) if isinstance(value, (list, tuple)) else value
+
+
+def image_size(text, least=1):
+  """"W,H" of --image-size in pixels -> (W, H), each at least `least`. Raises InputError for anything else."""
+  sides = [side.strip() for side in text.split(",")]
+  if len(sides) != 2 or not all(s.isascii() and s.isdecimal() and least <= int(s[:9]) <= 1e5 for s in sides):
+    raise InputError(f"--image-size {text!r}: give W,H in pixels, such as 1280,960")
+  return tuple(map(int, sides))

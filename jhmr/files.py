@@ -58,3 +58,28 @@ def locked(path, option="--workdir"):
     except OSError:
       pass
     yield
+
+
+@contextlib.contextmanager
+def writing(out, option="--out"):
+  """A block that writes to a folder and reads nothing that is not its own: what the disk refuses is one line.
+
+  Raises:
+    InputError: for any OSError of the block.
+  """
+  try:
+    yield
+  except OSError as error:
+    raise InputError(f"{option} {out!r} cannot be written to ({error.strerror or error}): what is finished stays, and "
+                     "the same command goes on") from error
+
+
+def check_folder(out, option="--out"):
+  """Raises InputError unless a folder is there to write to, or can be made."""
+  place = os.path.abspath(out)
+  while not os.path.lexists(place):
+    place = os.path.dirname(place)
+  said = "Not a directory" if not os.path.isdir(place) else "" if os.access(place, os.W_OK | os.X_OK) else (
+      "Permission denied")
+  if said:
+    raise InputError(f"{option} {out!r} cannot be written to ({said}: {place!r}): give another folder")

@@ -23,8 +23,7 @@ def find_pictures(people, images):
       return dict.fromkeys(range(len(people)), images)
     by_name = {os.path.basename(images): images}
   else:
-    by_name = {name: os.path.join(images, name) for name in sorted(os.listdir(images))
-               if name.lower().endswith(predict.EXTENSIONS)}
+    by_name = {name: os.path.join(images, name) for name in predict.image_names(images)}
   by_stem = {os.path.splitext(name)[0]: path for name, path in reversed(by_name.items())}
   found = {}
   for i, person in enumerate(people):
@@ -32,9 +31,14 @@ def find_pictures(people, images):
     inside = os.path.join(images, person.image) if person.image and os.path.isdir(images) else ""
     if inside and "\0" not in inside and _is_within(inside, images) and os.path.isfile(inside):
       found[i] = inside
-    elif path := by_name.get(name) or by_stem.get(name) or by_stem.get(os.path.splitext(name)[0]):
+    elif path := by_name.get(name) or by_stem.get(name) or by_stem.get(_stem(name)):
       found[i] = path
   return found
+
+
+def _stem(name):
+  """A picture's name without its extension; "c.1" has none."""
+  return os.path.splitext(name)[0] if name.lower().endswith(predict.EXTENSIONS) else name
 
 
 def _is_within(path, folder):
@@ -44,7 +48,21 @@ def _is_within(path, folder):
 def sized(people, pictures):
   """The same people with the sizes of their pictures; ([Person], [a line on each picture that cannot be read])."""
   paths = sorted({pictures[i] for i, p in enumerate(people) if i in pictures and not p.image_size[0]})
+  found = dict(zip(paths, _look(paths)))
+  size = lambda i: found.get(pictures.get(i), ((0.0, 0.0), ""))[0]
+  known = lambda i, p: p.image_size if p.image_size[0] else tuple(map(float, size(i)))
+  bad = [said for _, said in found.values() if said]
+  return [p._replace(image_size=known(i, p)) for i, p in enumerate(people)], bad
 
+
+def unreadable(paths):
+  """{path: why} of pictures that cannot be read."""
+  paths = sorted(set(paths))
+  return {path: said for path, (_, said) in zip(paths, _look(paths)) if said}
+
+
+def _look(paths):
+  """[((width, height), what is wrong)] of pictures."""
   def size(path):
     try:
       return predict.read_image(path).shape[1::-1], ""
@@ -52,10 +70,7 @@ def sized(people, pictures):
       return (0.0, 0.0), str(error)
 
   with concurrent.futures.ThreadPoolExecutor() as pool:
-    sizes = dict(zip(paths, pool.map(size, paths)))
-  known = lambda i, p: p.image_size if p.image_size[0] else tuple(map(float, sizes.get(pictures.get(i), [(0, 0)])[0]))
-  bad = [said for _, said in sizes.values() if said]
-  return [p._replace(image_size=known(i, p)) for i, p in enumerate(people)], bad
+    return list(pool.map(size, paths))
 
 
 def arrays_of(people, focal_px=0.0, image_size=(0.0, 0.0)):
@@ -64,7 +79,8 @@ def arrays_of(people, focal_px=0.0, image_size=(0.0, 0.0)):
   Args:
     people: [Person] of one joint set, each with a box (`keypoint_files.too_little` says "").
     focal_px: of pictures whose file says none; 0 is 5000, and in crops that of the crop's camera.
-    image_size: (width, height) of pictures whose file says none; 0: unknown.
+    image_size: (width, height) of pictures whose file says none; 0: unknown, and then the box, or where the camera is
+      known all that is up to its far corner.
   Returns:
     {"keypoints" [N, K, 3], "box_center_px" [N, 2], "box_size_px" [N], "image_size" [N, 2], "focal_px" [N],
     "center_px" [N, 2], "transl_m" [N, 3] NaN where it is not known, "in_crop" [N] 1 where the crop's camera is taken}.
@@ -80,10 +96,19 @@ def arrays_of(people, focal_px=0.0, image_size=(0.0, 0.0)):
   center = np.where(no_center[:, None], np.where(in_crop[:, None], box_center, size / 2), center)
   usual = np.where(in_crop, camera.FOCAL_PX / camera.CROP_PX * box_size, camera.FOCAL_PX)
   focal = np.where(np.isfinite(focal), focal, focal_px or usual)
-  size = np.where(size[:, :1] > 0, size, np.where(in_crop[:, None], box_size[:, None], 2 * center))
+  # A principal point says little of a size, and 0 nothing: where a picture's is not known, it ends where boxes do.
+  reach = np.maximum(box_center + box_size[:, None] / 2, box_size[:, None])
+  size = np.where(size[:, :1] > 0, size, np.where(in_crop[:, None], box_size[:, None], reach))
   transl = np.where(in_crop[:, None], keypoint_formats.UNKNOWN, f32([p.transl_m for p in people]))
   return {"keypoints": keypoints, "box_center_px": box_center, "box_size_px": box_size, "image_size": f32(size),
           "focal_px": f32(focal), "center_px": f32(center), "transl_m": f32(transl), "in_crop": f32(in_crop)}
+
+
+def unusable_translations(people, arrays):
+  """[a line on each person whose file gives a translation, but no camera that it would be seen by]."""
+  given = [bool(np.isfinite(p.transl_m).all()) for p in people]
+  return [f"{p.name}: transl_m without center_px, and the picture's size is not known: the translation is fitted"
+          for p, has, crop in zip(people, given, arrays["in_crop"]) if has and crop > 0]
 
 
 def scale_of(arrays, as_crops):

@@ -12,7 +12,7 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 from jhmr import fit_scores, metrics, regression
-from jhmr.body import camera, joints
+from jhmr.body import camera
 from jhmr.data import images as images_lib
 from jhmr.errors import InputError
 from jhmr.fitting import eft, objectives
@@ -42,15 +42,14 @@ def check(config, options, where):
   if config.system not in SYSTEMS:
     raise InputError(f"--method eft fine-tunes a regressor, but {where!r} is a run of {config.system!r}: give a run of "
                      f"{' or '.join(SYSTEMS)}")
-  if options.subset not in eft.SUBSETS:
-    raise InputError(f"no subset {options.subset!r}: use one of {', '.join(eft.SUBSETS)}")
   if options.subset == "onlyRes50LastConv" and config.net.backbone != "resnet50":
     raise InputError(f"subset {options.subset!r} is a layer of resnet50, but {where!r} has {config.net.backbone}")
-  try:
-    eft.annotated(np.zeros((len(joints.names(options.joint_set)), 3)), options.joint_set)
-  except ValueError as error:
-    raise InputError(f"--joint-set {options.joint_set!r} has no annotated joint: use openpose25, coco17 or "
-                     "gt24") from error
+
+
+def too_little(keypoints, options):
+  """Why EFT cannot fit a person [K, 3], in a few words; "" when it can."""
+  confidence = np.asarray(eft.annotated(keypoints, options.joint_set))[:, 2]
+  return "" if np.any(confidence * eft.counted(options.use_hips) > 0) else "EFT counts none of the keypoints seen"
 
 
 def settings_of(config, options):
@@ -88,6 +87,7 @@ def fit_program(config, options):
   """run(state, people, assets, body) -> {name: [P, 2, ...]}, as `fit_files.fit_program`: before and after.
 
   people: {"crop" [P, S, S, 3] uint8, "keypoints" [P, K, 3], "box_center_px", "box_size_px", "image_size"}.
+  Differs: crops begin where the box does and keypoints stay exact; EFT's and SPIN's code has whole pixels of both.
   """
   settings = settings_of(config, options)
 

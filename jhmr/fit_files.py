@@ -7,11 +7,10 @@ with a JSON of the same settings is finished and is passed over when the command
 import json
 import os
 import time
-import zlib
 from typing import NamedTuple
 
 import cv2
-from jhmr import files, pictures, predict, report
+from jhmr import files, fit_journal, pictures, predict, report
 from jhmr.body import camera, draw, joints, mesh, smpl
 from jhmr.data import images as images_lib
 from jhmr.errors import InputError
@@ -45,8 +44,12 @@ class Job(NamedTuple):
   keypoints: np.ndarray  # [K, 3]
 
 
-def find_jobs(image_paths, keypoints, set_name):
-  """([Job], [what is wrong with those left out])."""
+def find_jobs(image_paths, keypoints, set_name, too_little=lambda keypoints: ""):
+  """([Job], [what is wrong with those left out]).
+
+  Args:
+    too_little: keypoints [K, 3] of one person -> why a method cannot fit what others can, or "".
+  """
   jobs, bad = [], []
   for path in image_paths:
     try:
@@ -59,24 +62,24 @@ def find_jobs(image_paths, keypoints, set_name):
       bad.append(f"{path!r}: its keypoint file has no people: skipped")
     for i, person in enumerate(people):
       name = stem if len(people) == 1 else f"{stem}_{i}"
-      if (seen := keypoint_files.confident(person)) < keypoint_files.FEWEST:
-        bad.append(f"{name}: {seen} of {len(person)} keypoints are confident, a fit needs {keypoint_files.FEWEST}: "
-                   "skipped")
+      if said := keypoint_files.too_little(person) or too_little(person):
+        bad.append(f"{name}: {said}: skipped")
       else:
         jobs.append(Job(name, path, person))
   predict.check_names(job.name for job in jobs)
   return jobs, bad
 
 
-def settings_of(args, state, *inputs):
+def settings_of(args, run, *inputs):
   """What decides the files of a person, besides the code: is_done compares it.
 
   Args:
-    inputs: arrays or texts of this person.
+    run: `fit_journal.run_digest` of what was loaded.
+    inputs: arrays or texts of this person; of files their stamp.
   """
-  seen = zlib.crc32(b"".join(x.tobytes() if isinstance(x, np.ndarray) else str(x).encode() for x in inputs))
-  return {"workdir": os.path.abspath(args.workdir), "step": int(state.step), "body": args.body or "", "inputs": seen,
-          "meshes": args.meshes is not False, "pictures": args.pictures is not False}
+  texts, arrays = ([x for x in inputs if isinstance(x, np.ndarray) is kind] for kind in (False, True))
+  return {"run": run, "inputs": fit_journal.key_of(texts, arrays), "meshes": args.meshes is not False,
+          "pictures": args.pictures is not False}
 
 
 def is_done(out, name, settings):
@@ -149,7 +152,8 @@ def write_person(out, name, values, vertices, faces, person, settings, args, met
     np.savez_compressed(f, **values)
   rounded = {k: np.asarray(v, np.float64).round(6).tolist() for k, v in values.items()}
   with files.whole(stem + ".json") as f:
-    json.dump({"image": person["image"], "methods": methods, "settings": settings} | rounded, f)
+    said = {"image": person["image"], "methods": methods, "workdir": args.workdir, "settings": settings}
+    json.dump(said | rounded, f)
   return panels
 
 
@@ -165,11 +169,17 @@ def picture(person, vertices, faces, values):
   return [large, *(p for v in vertices for p in pictures.body_panels(person["crop"], v, faces, *camera_of))]
 
 
-def fit_images(args, options, config, system, state, assets, body, program=None):
+def fit_images(args, options, config, system, state, assets, body, program=None, too_little=lambda keypoints: ""):
   """Fits everybody whom --images and --keypoints name and who is not in --out yet; by `program`, default fit_program's.
+
+  Args:
+    too_little: as of `find_jobs`, what a method asks for besides.
   """
-  jobs, bad = find_jobs(predict.find_images(args.images), args.keypoints, options.joint_set)
-  settings = {job.name: settings_of(args, state, job.path, job.keypoints) | options._asdict() for job in jobs}
+  jobs, bad = find_jobs(predict.find_images(args.images), args.keypoints, options.joint_set, too_little)
+  loaded = fit_journal.run_digest(config, state, assets)
+  decides = {name: value for name, value in options._asdict().items() if name != "chunk"}
+  stamps = {path: fit_journal.stamp(path) for path in {job.path for job in jobs}}
+  settings = {job.name: settings_of(args, loaded, stamps[job.path], job.keypoints) | decides for job in jobs}
   todo = [job for job in jobs if not is_done(args.out, job.name, settings[job.name])]
   if len(todo) < len(jobs):
     report.say(f"{len(jobs) - len(todo)} of {len(jobs)} people are in {args.out} already")
@@ -230,7 +240,8 @@ def refine_groups(args, config, system, state, assets):
   groups = keypoint_files.read_groups(args.multiview)
   boxes = predict.read_boxes(args.boxes) if args.boxes else {}
   how = {"mode": args.mode, "num_steps": args.num_steps or 0, "multiview": True}
-  settings = {name: how | settings_of(args, state, *views, *(boxes.get(v, "") for v in views), args.keypoints)
+  loaded = fit_journal.run_digest(config, state, assets)
+  settings = {name: how | settings_of(args, loaded, *(x for v in views for x in _view_inputs(args, v, boxes)))
               for name, views in groups.items()}
   predict.check_names(f"{name}_{v}" for name, views in groups.items() for v in range(len(views)))
   num_views = max(map(len, groups.values()))
@@ -258,11 +269,19 @@ def refine_groups(args, config, system, state, assets):
   report.say(f"refined {written} people, {len(groups) - len(todo)} were there already: {args.out}")
 
 
+def _view_inputs(args, name, boxes):
+  """What decides one view of a person."""
+  path = os.path.join(args.images, name)
+  keypoints = fit_journal.stamp(keypoint_files.beside(args.keypoints, path)) if args.keypoints else ""
+  box = boxes.get(os.path.basename(path), "")
+  return fit_journal.stamp(path), keypoints, args.joint_set if args.keypoints else "", box
+
+
 def _view(args, path, boxes, image_size):
   """One view of a person: in the box given, around the first detected person, or the whole picture."""
   if args.keypoints:
     people = [p for p in keypoint_files.read_openpose(keypoint_files.beside(args.keypoints, path), args.joint_set)
-              if keypoint_files.confident(p) >= keypoint_files.FEWEST]
+              if not keypoint_files.too_little(p)]
     if not people:
       raise InputError(f"{path!r} has no person with {keypoint_files.FEWEST} confident keypoints")
     return crop_of(path, *keypoint_files.box(people[0]), image_size)

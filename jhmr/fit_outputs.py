@@ -3,9 +3,9 @@
 `fits.npz`, a row a person: names, images, person, annotation, joint_set; keypoints [N, K, 3] as read; pose
 [N, 24, 3, 3] and pose_axis_angle [N, 72], root first, in the camera's frame; betas; transl_m in the camera of the whole
 picture with focal_px and center_px; camera [N, 3], the weak one (s, tx, ty) of the box, s (X + tx); box_center_px,
-box_size_px, image_size; fitted_px [N, K, 2], where the body's joints are seen; reprojection_px [N, K], their distance
-to the keypoints, NaN where there is none, and its mean, reprojection_mean_px; objective; valid, see
-`fit_smplify.is_valid`.
+box_size_px; image_size, where it is not known that of `fit_cameras.arrays_of`; fitted_px [N, K, 2], where the body's
+joints are seen; reprojection_px [N, K], their distance to the keypoints, NaN where there is none, and its mean,
+reprojection_mean_px; objective; valid, see `fit_smplify.is_valid`.
 """
 
 import json
@@ -28,18 +28,19 @@ OPENPOSE18 = tuple(n.removeprefix("op_") for n in joints.names("openpose18"))
 _forward = jax.jit(smpl.forward)
 
 
-def write(args, people, arrays, results, solver, paths):
+def write(args, people, arrays, results, solver, paths, truth=None):
   """Writes everything of the people who were fitted, to --out; prints how well they fit.
 
   Args:
     people: [Person]; arrays: of fit_cameras.arrays_of; results: of a Solver, in pixels of the pictures.
     paths: [N] of their pictures, "" where there is none.
+    truth: of `read_truth`, or None.
   """
-  table = table_of(people, arrays, results)
+  table = table_of(people, arrays, results, args.use_hips)
   with files.whole(os.path.join(args.out, "fits.npz"), "wb") as f:
     np.savez(f, **table)
   with files.whole(os.path.join(args.out, "fits.json")) as f:
-    write_json(f, table)
+    write_json(f, table, paths)
   few = len(people) <= FEW
   if few if args.meshes is None else args.meshes:
     write_meshes(os.path.join(args.out, "meshes"), table, solver)
@@ -48,17 +49,17 @@ def write(args, people, arrays, results, solver, paths):
   off = np.nanmedian(table["reprojection_px"] * (camera.CROP_PX / table["box_size_px"])[:, None])
   report.say(f"{len(people)} people: keypoints are met to {off:.2f} pixels of a 224 crop (median), "
              f"{100 * table['valid'].mean():.0f} % of the fits are valid")
-  if args.truth:
-    report.table(score(args.truth, table, solver.inputs["body"]), ("people", *SCORES))
+  if truth is not None:
+    report.table(score(truth, table, solver.inputs["body"]), ("people", *SCORES))
   report.say(f"bodies are in {args.out}: fits.npz, fits.json")
 
 
-def table_of(people, arrays, results):
-  """{name: [N, ...]}, as `fits.npz` holds it."""
+def table_of(people, arrays, results, use_hips=False):
+  """{name: [N, ...]}, as `fits.npz` holds it; hips count in `valid` where they did in the fit."""
   keypoints, set_name = arrays["keypoints"], people[0].joint_set
   error = results["pixels"] - keypoints[..., :2]
   seen = keypoints[..., 2] > 0
-  used = seen * objectives.hips_left_out(set_name)
+  used = seen if use_hips else seen * objectives.hips_left_out(set_name)
   scaled = error * (camera.CROP_PX / arrays["box_size_px"])[:, None, None]
   square = (scaled / objectives.SIGMA_PX)**2
   energy = keypoints[..., 2]**2 * np.sum(objectives.SIGMA_PX**2 * square / (1 + square), -1)
@@ -74,13 +75,16 @@ def table_of(people, arrays, results):
           **{k: v for k, v in arrays.items() if k not in ("in_crop", "transl_m")}}
 
 
-def write_json(f, table):
+def write_json(f, table, paths=()):
   """Writes fits as EFT releases its: {"ver", "data": [{"parm_pose", "parm_shape", "parm_cam", ...}]}.
 
   Source: EFT (Joo et al. 2021), authors' README of their fits. parm_cam is (s, tx, ty) with x = s X + t in -1..1 of the
   box, where SPIN's camera is s (X + t); the side of the box is 200 bbox_scale.
   Differs: "valid", "loss" and the sentence on the camera are ours.
+  Args:
+    paths: [N] of the pictures, "" where unknown; imageName is the keypoint file's, with the picture's extension.
   """
+  paths = paths or [""] * len(table["names"])
   count, names = len(table["names"]), joints.names(str(table["joint_set"]))
   have = {n.removeprefix("op_"): i for i, n in reversed(list(enumerate(names)))}
   f.write('{"ver": "jhmr 1", "parm_cam": "x = s X + t in -1..1 of the box (EFT)", "data": [\n')
@@ -91,10 +95,17 @@ def write_json(f, table):
              "parm_cam": _numbers([s, s * tx, s * ty]), "bbox_scale": _numbers(row["box_size_px"] / 200),
              "bbox_center": _numbers(row["box_center_px"]),
              "joint_validity_openpose18": [int(n in have and row["keypoints"][have[n], 2] > 0) for n in OPENPOSE18],
-             "smpltype": "smpl", "imageName": str(row["images"]), "annotId": int(row["annotation"]),
-             "subjectId": str(row["names"]), "loss": _numbers(row["objective"]), "valid": bool(row["valid"])}
+             "smpltype": "smpl", "imageName": image_name(str(row["images"]), paths[i]),
+             "annotId": int(row["annotation"]), "subjectId": str(row["names"]),
+             "loss": _numbers(row["objective"]), "valid": bool(row["valid"])}
     f.write(json.dumps(entry) + (",\n" if i + 1 < count else "\n"))
   f.write("]}\n")
+
+
+def image_name(name, path):
+  """What a keypoint file calls a picture, with the extension of the file that it was found in."""
+  complete = not path or name.lower().endswith(predict.EXTENSIONS)
+  return name if complete else os.path.join(os.path.dirname(name), os.path.basename(path))
 
 
 def _numbers(x):
@@ -149,23 +160,40 @@ def panels_of(table, i, vertices, faces, path):
   return [seen, draw.skeleton(body, place(table["fitted_px"][i]), bones, thickness=1), side]
 
 
-def score(path, table, body):
+def read_truth(path, names):
+  """{name: array} of a `truth.npz` of `python -m jhmr.data.keypoints`.
+
+  Raises:
+    InputError: when it is something else, or has nobody of these names.
+  """
+  truth = npz_files.read(path, ("names", "pose", "betas", "keypoints_px", "joint_set"))
+  if missing := sorted({"names", "pose", "betas"} - set(truth)):
+    raise InputError(f"--truth {path!r} lacks {', '.join(missing)}: give a truth.npz of jhmr.data.keypoints")
+  count, pixels = truth["names"].shape, truth.get("keypoints_px", np.zeros((*truth["names"].shape, 0, 2)))
+  if len(count) != 1 or truth["pose"].shape != (*count, 24, 3, 3) or truth["betas"].shape != (*count, 10) or (
+      pixels.shape != (*count, *pixels.shape[1:2], 2)) or not all(
+          np.issubdtype(x.dtype, np.floating) for x in (truth["pose"], truth["betas"], pixels)):
+    shapes = ", ".join(f"{name} {list(x.shape)}" for name, x in truth.items())
+    raise InputError(f"--truth {path!r} holds {shapes}: give a truth.npz of jhmr.data.keypoints")
+  if not set(names) & set(truth["names"].tolist()):
+    raise InputError(f"--truth {path!r} names none of the people in the keypoints: give the truth.npz made with them")
+  return truth
+
+
+def score(truth, table, body):
   """[one row of a table] that compares fits with bodies that are known, matched by name.
 
   Args:
-    path: `truth.npz` of `python -m jhmr.data.keypoints`.
+    truth: of `read_truth`.
     body: Smpl that both are bodies of.
   Returns:
     medians over keypoints of their distance to the detected and to the true ones, in pixels of a 224 crop; means over
     people of the errors of the 24 joints, in mm.
   """
-  truth = npz_files.read(path, ("names", "pose", "betas", "keypoints_px", "joint_set"))
-  if missing := sorted({"names", "pose", "betas"} - set(truth)):
-    raise InputError(f"--truth {path!r} lacks {', '.join(missing)}: give a truth.npz of jhmr.data.keypoints")
   row = {name: i for i, name in enumerate(truth["names"].tolist())}
   ours = np.array([i for i, name in enumerate(table["names"].tolist()) if name in row], int)
   if not len(ours):
-    raise InputError(f"--truth {path!r} names none of the people fitted")
+    raise InputError("--truth names none of the people that could be fitted: give the truth.npz of these keypoints")
   theirs = np.array([row[name] for name in table["names"][ours]])
   crop = camera.CROP_PX / table["box_size_px"][ours, None]
   found, real = (_forward(body, t["betas"][i], t["pose"][i]).joints for t, i in ((table, ours), (truth, theirs)))
@@ -173,7 +201,7 @@ def score(path, table, body):
   result = {"people": len(ours), "keypoints_px": float(np.nanmedian(table["reprojection_px"][ours] * crop)),
             "mpjpe_mm": 1000 * float(np.mean(metrics.mpjpe(centred(found), centred(real)))),
             "pa_mpjpe_mm": 1000 * float(np.mean(metrics.pa_mpjpe(found, real)))}
-  if truth.get("joint_set") == table["joint_set"]:
+  if "keypoints_px" in truth and truth.get("joint_set") == table["joint_set"]:
     gap = np.linalg.norm(table["fitted_px"][ours] - truth["keypoints_px"][theirs], axis=-1)
     result["true_keypoints_px"] = float(np.median(gap * crop))
   return [result]

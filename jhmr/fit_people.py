@@ -4,6 +4,7 @@ The same command again fits who is missing: a person is finished when the folder
 camera and settings, whenever the command that made it was stopped.
 """
 
+import concurrent.futures
 import os
 import time
 
@@ -14,7 +15,7 @@ from jhmr.fitting import keypoint_files
 import jax
 import numpy as np
 
-SIZES = (16, 64, 256)   # of batches of few people; each is a program of its own
+FEWEST = 16             # people of a batch; each size is a program of its own, so that there are few sizes
 SAID = 20               # lines on what was left out; all of them are in SKIPPED
 SKIPPED = "skipped.txt"
 EVERY_S = 2.0           # between lines of progress
@@ -28,21 +29,20 @@ def fit_keypoints(args):
   """
   people, bad, paths = find_people(args)
   arrays = fit_cameras.arrays_of(people, args.focal or 0.0, args.image_size)
+  bad += fit_cameras.unusable_translations(people, arrays)
   known = bool(np.isfinite(arrays["transl_m"]).all())
   if not known and np.isfinite(arrays["transl_m"]).any():
     bad.append("some people have a translation and others none: all translations are fitted")
   who = persons(people) if args.shared_shape else np.arange(len(people))
+  truth = fit_outputs.read_truth(args.truth, [p.name for p in people]) if args.truth else None
   solver = fit_smplify.solver(args, people[0].joint_set, known)
-  keys = keys_of(arrays, solver, args, who, paths)
-  try:
+  keys = keys_of(arrays, solver, args.shared_shape, who, paths)
+  with files.writing(args.out):
     os.makedirs(os.path.join(args.out, fit_journal.FOLDER), exist_ok=True)
-    fit_and_write(args, people, arrays, solver, keys, who, paths, bad)
-  except OSError as error:
-    raise InputError(f"--out {args.out!r} cannot be written to ({error.strerror or error}): what is finished stays, "
-                     "and the same command goes on") from error
+    fit_and_write(args, people, arrays, solver, keys, who, paths, bad, truth)
 
 
-def fit_and_write(args, people, arrays, solver, keys, who, paths, bad):
+def fit_and_write(args, people, arrays, solver, keys, who, paths, bad, truth=None):
   """Fits whoever is missing, then writes everybody's results; holds the lock of --out meanwhile."""
   with files.locked(os.path.join(args.out, fit_journal.FOLDER, "lock"), "--out"):
     fit_journal.sweep(args.out)
@@ -54,20 +54,29 @@ def fit_and_write(args, people, arrays, solver, keys, who, paths, bad):
       raise InputError(f"nobody could be fitted: {bad[0] if bad else 'no results'}")
     results = fit_journal.gather([keys[i] for i in there], found)
     chosen = {name: x[there] for name, x in arrays.items()}
-    fit_outputs.write(args, [people[i] for i in there], chosen, results, solver, [paths.get(i, "") for i in there])
+    fit_outputs.write(args, [people[i] for i in there], chosen, results, solver, [paths.get(i, "") for i in there],
+                      truth)
 
 
 def find_people(args):
-  """([Person], [what is wrong with others], {position: path of the picture})."""
+  """([Person], [what is wrong with others], {position: path of the picture}): everybody, or whom a network can see."""
   people, bad = keypoint_files.gather(args.keypoints, args.joint_set)
   if not args.images:
     return people, bad, {}
   paths = fit_cameras.find_pictures(people, args.images)
+  missing = [p.name for i, p in enumerate(people) if i not in paths]
   if args.workdir:  # what a network starts from it has to see
-    bad += [f"{p.name}: no picture of it in {args.images!r}: skipped" for i, p in enumerate(people) if i not in paths]
+    bad += [f"{name}: no picture of it in {args.images!r}: skipped" for name in missing]
+    if args.shared_shape:  # whose frames are one problem: it has to be known which they are
+      unreadable = fit_cameras.unreadable(paths.values())
+      bad += [f"{said}: skipped" for said in unreadable.values()]
+      paths = {i: path for i, path in paths.items() if path not in unreadable}
     people, paths = [people[i] for i in paths], dict(enumerate(paths.values()))
     if not people:
       raise InputError(f"nobody can be fitted: {bad[-1]}")
+  elif missing:
+    bad.append(f"{len(missing)} of {len(people)} people have no picture in {args.images!r}, such as {missing[0]}: "
+               "drawn on grey, its size unknown unless the keypoints or --image-size say it")
   people, unreadable = fit_cameras.sized(people, paths)
   return people, bad + unreadable, paths
 
@@ -89,28 +98,18 @@ def persons(people):
   return np.zeros(len(people), int)
 
 
-def keys_of(arrays, solver, args, who, paths):
+def keys_of(arrays, solver, shared_shape, who, paths):
   """Keys of everybody's results in the journal; with a shared shape of the whole group's."""
-  settings = solver.settings | {
-      "joints": arrays["keypoints"].shape[1], "shared_shape": args.shared_shape, "joint_set": args.joint_set,
-      "files": [stamp(path) for path in (args.body, args.gmm, args.workdir and f"{args.workdir}/config.json")],
-      "workdir": args.workdir and os.path.abspath(args.workdir), "step": args.step,
-      "vae": args.vae and os.path.abspath(args.vae)}
   own = [np.concatenate([x[i].ravel() for x in arrays.values()]) for i in range(len(who))]
-  pictures = [stamp(paths[i]) if solver.crop_px else "" for i in range(len(who))]
-  keys = [fit_journal.key_of(settings, (x, picture)) for x, picture in zip(own, pictures)]
-  if not args.shared_shape:
+  pictures = [""] * len(who)
+  if solver.crop_px:
+    with concurrent.futures.ThreadPoolExecutor() as pool:
+      pictures = list(pool.map(fit_journal.stamp, (paths[i] for i in range(len(who)))))
+  keys = [fit_journal.key_of(solver.settings, (x, picture)) for x, picture in zip(own, pictures)]
+  if not shared_shape:
     return keys
   groups = {g: sorted(keys[i] for i in np.flatnonzero(who == g)) for g in np.unique(who)}
   return [fit_journal.key_of({"group": groups[g]}, (x,)) for g, x in zip(who, own)]
-
-
-def stamp(path):
-  """What tells a file from its successor under the same name; "" without a file."""
-  if not path or not os.path.exists(path):
-    return path or ""
-  found = os.stat(path)
-  return f"{os.path.abspath(path)}:{found.st_size}:{found.st_mtime_ns}"
 
 
 def batches(todo, who, size):
@@ -128,14 +127,22 @@ def batches(todo, who, size):
     yield batch
 
 
+def batch_size(count, most):
+  """How many people are fitted at a time: 16, 64, 256, ..., the first that holds all, but at most `most`."""
+  size = FEWEST
+  while size < min(count, most):
+    size *= 4
+  return min(size, most)
+
+
 def fit_missing(args, solver, arrays, keys, who, paths):
   """Fits whoever is not in the journal yet, batch by batch; returns lines on those who could not be."""
   found = fit_journal.finished(args.out)
-  todo = [i for i, key in enumerate(keys) if key not in found]
+  again = {who[i] for i, key in enumerate(keys) if key not in found}  # all frames of a person, or none
+  todo = [i for i in range(len(keys)) if who[i] in again]
   if len(todo) < len(keys):
     report.say(f"{len(keys) - len(todo)} of {len(keys)} people are in {args.out} already")
-  most = args.batch or solver.batch
-  size = next((s for s in SIZES if len(todo) <= s <= most), most)
+  size = batch_size(len(todo), args.batch or solver.batch)
   scaled = fit_cameras.scaled(arrays, scale := fit_cameras.scale_of(arrays, solver.as_crops))
   bad, began, done, compiled, said = [], time.monotonic(), 0, None, 0.0
   for group in batches(todo, who, size):

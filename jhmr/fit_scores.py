@@ -13,6 +13,8 @@ import jax.numpy as jnp
 import numpy as np
 
 SHOWN = ("mpjpe_mm", "pa_mpjpe_mm")
+
+
 def _made_of_labels(set_name):
   try:
     return bool(joints.mapping("spin49", set_name))
@@ -82,13 +84,13 @@ def over_split(config, assets, name, measure):
 
   Args:
     measure: batch on the device -> ({method: {metric: [B]}}, [B] > 0 for those that count).
+  Raises:
+    InputError: when nobody counts.
   """
-  return _joined(*zip(*(jax.device_get(measure(batch)) for batch in batches(config, assets, name))))
-
-
-def _joined(parts, keep):
-  """{method: {metric: [B]}} of all batches -> of all examples that count."""
+  parts, keep = zip(*(jax.device_get(measure(batch)) for batch in batches(config, assets, name)))
   keep = np.concatenate(keep) > 0
+  if not keep.any():
+    raise InputError(f"nobody in split {name!r} has a pose label: choose another --split")
   return jax.tree.map(lambda *x: np.concatenate(x)[keep], *parts)
 
 

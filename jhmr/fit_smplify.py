@@ -6,7 +6,7 @@ function that makes one.
 
 from typing import Any, Callable, NamedTuple
 
-from jhmr import evaluate, fit_scores, metrics, pose_prior
+from jhmr import evaluate, fit_journal, fit_scores, metrics, pose_prior
 from jhmr.body import camera, landmarks, rotations, smpl
 from jhmr.data import images as images_lib
 from jhmr.fitting import objectives, priors, smplify
@@ -18,6 +18,7 @@ METHODS = tuple(smplify.METHODS)
 COLD_STEPS = 500    # of each stage of Adam from the mean pose: SPIN's 100 suit the start that a network gives
 VALID_PX2 = 100.0   # mean over a person's joints of c^2 rho, in a box of 224 pixels. Source: SPIN's valid fits
 VALID_BETA = 3.0    # largest of the betas. Source: SPIN and EFT, who reject what is beyond
+CROPS = 64          # that a network looks at together: frames of one person may be thousands
 
 
 class Solver(NamedTuple):
@@ -28,7 +29,7 @@ class Solver(NamedTuple):
   inputs: Any           # pytree of big arrays, handed to run
   body: Any             # Smpl of the whole mesh, for outputs
   faces: np.ndarray     # [F, 3]
-  settings: dict        # what decides the results, JSON
+  settings: dict        # what decides the results but for the people: JSON, and hashes of what was loaded
   crop_px: int = 0      # side of the crops that it looks at; 0: none
   batch: int = 512      # people at a time
   as_crops: bool = True  # its weights are for boxes of 224 pixels, whatever the picture's size
@@ -54,7 +55,11 @@ def solver(args, set_name, known_cameras):
     inputs |= {"state": loaded[2], "assets": loaded[3]}
   steps = args.num_steps or (COLD_STEPS if method.optimizer == "adam" and not loaded else 0)
   run = program(method, set_name, steps, args.shared_shape, known_cameras, loaded[1] if loaded else None)
-  settings = {"method": args.method, "steps": steps, "use_hips": args.use_hips, "free_camera": args.free_camera}
+  inputs_key = {name: fit_journal.digest(inputs[name]) for name in ("body", "gmm", "vae")}
+  settings = {"method": repr(method), "as_crops": args.method == "spin", "steps": steps, "joint_set": set_name,
+              "known_cameras": known_cameras, "shared_shape": args.shared_shape, **inputs_key,
+              "vae_net": repr(inputs["vae"].net) if args.vae else "",
+              "run": fit_journal.run_digest(loaded[0], *loaded[2:]) if loaded else ""}
   return Solver(run, inputs, body, faces, settings,
                 crop_px=loaded[0].image_size if loaded else 0, batch=64 if loaded else 512,
                 as_crops=args.method == "spin")
@@ -140,6 +145,11 @@ def _vae(workdir):
 
 
 def _priors(gmm, vae, start):
+  """What a fit is drawn to.
+
+  Differs: SMPLify-X starts at the VAE's zero, the mean pose; we at what the encoder makes of the start, which a network
+    may have seen.
+  """
   if vae is None:
     return smplify.Priors(gmm=gmm)
   pose = rotations.axis_angle_to_matrix(start.body_pose.reshape(-1, 23, 3))
@@ -148,11 +158,24 @@ def _priors(gmm, vae, start):
 
 def regressed(system, state, assets, people):
   """What a run sees in the people's crops, as the Body that a fit starts from."""
-  seen = system.predict(state, {"image": images_lib.normalize(people["crop"])}, assets)
-  pose = jnp.concatenate([seen.global_orient[:, 0], seen.body_pose[:, 0]], 1)
-  translation = camera.crop_to_full(seen.camera[:, 0], people["box_center_px"], people["box_size_px"],
-                                    2 * people["center_px"], people["focal_px"])
-  return smplify.from_matrices(pose, seen.betas[:, 0], translation)
+  def look(crops):
+    seen = system.predict(state, {"image": images_lib.normalize(crops)}, assets)
+    return jnp.concatenate([seen.global_orient[:, 0], seen.body_pose[:, 0]], 1), seen.betas[:, 0], seen.camera[:, 0]
+
+  pose, betas, weak = in_chunks(look, people["crop"])
+  translation = camera.crop_to_full(weak, people["box_center_px"], people["box_size_px"], 2 * people["center_px"],
+                                    people["focal_px"])
+  return smplify.from_matrices(pose, betas, translation)
+
+
+def in_chunks(look, rows, size=CROPS):
+  """look(rows [P, ...]) -> leaves [P, ...], of at most `size` rows at a time."""
+  count = len(rows)
+  if count <= size:
+    return look(rows)
+  whole = jnp.concatenate([rows, jnp.zeros((-count % size, *rows.shape[1:]), rows.dtype)])
+  found = jax.lax.map(look, whole.reshape(-1, size, *rows.shape[1:]))
+  return jax.tree.map(lambda x: x.reshape(-1, *x.shape[2:])[:count], found)
 
 
 def is_valid(pose, betas, transl_m, quality_px2):

@@ -42,7 +42,12 @@ def read_image(path):
   """RGB uint8 [H, W, 3]. Raises InputError when the file is missing or not an image."""
   if not os.path.isfile(path):
     raise InputError(f"image {path!r} does not exist: give a file or a folder of images")
-  image = cv2.imdecode(np.fromfile(path, np.uint8), cv2.IMREAD_COLOR) if os.path.getsize(path) else None
+  try:
+    image = cv2.imdecode(np.fromfile(path, np.uint8), cv2.IMREAD_COLOR) if os.path.getsize(path) else None
+  except (OSError, MemoryError, cv2.error) as error:  # a header that asks for too many pixels is a cv2.error
+    said = getattr(error, "strerror", None) or getattr(error, "err", None) or type(error).__name__
+    said = " ".join(str(said).split())[:120]
+    raise InputError(f"image {path!r} cannot be read ({said}): give another file") from error
   if image is None:
     raise InputError(f"{path!r} is not an image that can be read: give a JPEG, PNG, WebP or BMP file")
   return cv2.cvtColor(image, cv2.COLOR_BGR2RGB)
@@ -63,11 +68,19 @@ def read_boxes(path):
   return boxes
 
 
+def image_names(folder):
+  """The names of a folder's image files, sorted."""
+  try:
+    return sorted(name for name in os.listdir(folder) if name.lower().endswith(EXTENSIONS))
+  except OSError as error:
+    raise InputError(f"folder {folder!r} cannot be read ({error.strerror or error}): give another") from error
+
+
 def find_images(path):
   """The image files of a folder, sorted, or the one file given."""
   if not os.path.isdir(path):
     return [path]
-  found = sorted(os.path.join(path, n) for n in os.listdir(path) if n.lower().endswith(EXTENSIONS))
+  found = [os.path.join(path, name) for name in image_names(path)]
   if not found:
     raise InputError(f"folder {path!r} holds no images ({', '.join(EXTENSIONS)}): give another --images")
   return found

@@ -12,7 +12,7 @@ import pytest
 
 from fitting import fake_latent
 from jhmr import assets as assets_lib
-from jhmr import evaluate, fit, fit_files, fit_scores
+from jhmr import evaluate, fit, fit_files, fit_journal, fit_scores
 from jhmr.body import camera, smpl
 from jhmr.errors import InputError
 from jhmr.state import TrainState
@@ -148,6 +148,12 @@ def test_splits_give_a_table_with_intervals(run, tmp_path, capsys):
   assert rows[0]["people"] == 4 and "pa_mpjpe_mm" in capsys.readouterr().out
 
 
+def test_a_split_without_pose_labels_is_one_line(monkeypatch):
+  monkeypatch.setattr(fit_scores, "batches", lambda *_: iter(np.zeros((2, 3))))
+  with pytest.raises(InputError, match="pose label"):
+    fit_scores.over_split(None, None, "val", lambda batch: ({"mode": {"mpjpe_mm": batch}}, batch))
+
+
 def test_views_of_a_person_are_found_wherever_they_are():
   ids, mask = fit_scores.by_person(np.array([7, 3, 7, 3, 7, 9]), np.array([1, 1, 1, 1, 1, 0]))
   np.testing.assert_array_equal(mask, [[1, 1, 0], [1, 1, 1]])
@@ -170,6 +176,9 @@ def test_views_of_a_person_are_found_wherever_they_are():
     (["--split", "val", "--keypoint-noise-px", "-1"], "negative"),
     (["--split", "val", "--joint-set", "smplx45"], "labels make"),
     (["--images", "{photos}", "--out", "{photos}", "--keypoints", "{photos}"], "would be replaced"),
+    (["--images", "{photos}", "--out", "{photos}/a.png/out", "--keypoints", "{photos}"], "Not a directory"),
+    (["--split", "val", "--out", "{photos}/a.png"], "Not a directory"),
+    (["--split", "multiview", "--multiview", "--use-hips"], "--use-hips does nothing"),
 ])
 def test_wrong_input_is_one_line_and_writes_nothing(run, photos, tmp_path, arguments, said):
   if said == "absent.png":
@@ -196,13 +205,16 @@ def test_groups_of_another_kind_are_one_line(tmp_path):
 
 
 def test_only_what_changed_is_fitted_again():
-  args = types.SimpleNamespace(workdir="w", body=None, meshes=True, pictures=False)
-  state = types.SimpleNamespace(step=3)
-  settings = lambda keypoints, **changed: fit_files.settings_of(
-      types.SimpleNamespace(**(vars(args) | changed)), state, "a.png", keypoints)
-  first = settings(np.zeros((25, 3)))
-  assert first == settings(np.zeros((25, 3)))
-  assert first != settings(np.ones((25, 3))) and first != settings(np.zeros((25, 3)), body="SMPL_NEUTRAL.pkl")
+  args = types.SimpleNamespace(meshes=True, pictures=False)
+  config, _, state, assets = loaded()
+  settings = lambda keypoints, assets=assets, config=config: fit_files.settings_of(
+      args, fit_journal.run_digest(config, state, assets), "stamp of a.png", keypoints)
+  first, other = settings(np.zeros((25, 3))), runs.config_of("body=elsewhere", "image_size=32", "batch_size=16",
+                                                             "eval_batches=1")
+  assert first == settings(np.zeros((25, 3))) == settings(np.zeros((25, 3)), config=other)  # a body that was moved
+  assert first != settings(np.ones((25, 3)))
+  fatter = assets | {"body": assets["body"].replace(template=1.1 * assets["body"].template)}
+  assert first != settings(np.zeros((25, 3)), assets=fatter)
 
 
 def test_groups_may_be_a_csv(tmp_path):

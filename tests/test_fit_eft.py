@@ -115,10 +115,20 @@ def test_a_network_is_fine_tuned_under_its_own_camera():
   assert (found.projection, found.max_iter, found.use_hips, found.threshold) == ("weak", 7, True, 2e-4)
 
 
+def test_a_person_of_whom_no_keypoint_counts_is_left_out():
+  points, options = np.zeros((25, 3)), fit_eft.Options()
+  points[[8, 9, 12, 19, 22], 2] = 1  # hips and feet
+  assert "counts none" in fit_eft.too_little(points, options)
+  points[4, 2] = 0.5
+  assert not fit_eft.too_little(points, options)
+
+
 @pytest.mark.parametrize("arguments, said", [
     (["--images", "{photos}"], "--out"),
     (["--split", "val", "--multiview"], "--multiview does nothing with --method eft"),
     (["--split", "val", "--chunk", "0"], "--chunk is 0"), (["--split", "val", "--mode", "joint"], "--mode"),
+    (["--split", "val", "--threshold", "nan"], "--threshold is nan"),
+    (["--split", "val", "--full-frame"], "--full-frame does nothing with --method eft --split"),
     (["--split", "val", "--subset", "onlyRes50LastConv"], "layer of resnet50")])
 def test_wrong_input_is_one_line(run, photos, arguments, said):
   with pytest.raises(InputError) as error:

@@ -9,6 +9,7 @@ import jax.numpy as jnp
 
 FOCAL_PX = 5000.0  # of the crop's camera. Source: HMR and SPIN
 CROP_PX = 224.0    # side of the crop. Source: HMR and SPIN
+BOX_SCALE = 1.2    # of a person's box over what their keypoints cover. Source: ProHMR's authors' `openpose_dataset.py`
 
 
 def weak_to_translation(camera, focal_px=FOCAL_PX, image_size=CROP_PX):

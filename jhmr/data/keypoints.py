@@ -33,8 +33,6 @@ FORMATS = ("openpose", "coco", "npz")
 SETS = {"openpose": "openpose25", "coco": "coco17", "npz": "openpose25"}
 ELEVATION_DEG = (-12.0, 32.0)  # of the camera above the person, as in the rendered people
 BOX_PX = (160.0, 700.0)        # side of the square around a person's keypoints, log-uniform
-BOX_SCALE = 1.2                # of that square over what the keypoints cover
-CROP_PX = 224.0                # noise is in pixels of a box of this side
 MAX_BETA = 3.0
 _BATCHES = (64, 1000)  # people at a time, for few and for many: two programs, whatever is asked for
 _VIEW_U = 6
@@ -69,7 +67,7 @@ def people(body, table, seed, index, set_name, image_size, focal_px, frames=1, f
   points = smpl.keypoints(body, smpl.forward(body, betas, pose), set_name)
   transl = _placed(points, u[:, 2:], jnp.asarray(image_size, jnp.float32), focal_px)
   pixels = camera.perspective(points + transl[:, None], focal_px, jnp.asarray(image_size, jnp.float32) / 2)
-  side = BOX_SCALE * jnp.max(jnp.max(pixels, 1) - jnp.min(pixels, 1), -1)
+  side = camera.BOX_SCALE * jnp.max(jnp.max(pixels, 1) - jnp.min(pixels, 1), -1)
   return {"pose": pose, "betas": betas, "transl_m": transl, "keypoints_px": pixels, "box_size_px": side, "person": who}
 
 
@@ -78,7 +76,7 @@ def _placed(points, u, image_size, focal_px):
   low, high = jnp.min(points, 1), jnp.max(points, 1)
   largest = jnp.minimum(BOX_PX[1], 0.9 * jnp.min(image_size))
   side = jnp.minimum(BOX_PX[0], largest / 2) * (largest / jnp.minimum(BOX_PX[0], largest / 2)) ** u[:, 0]
-  depth = focal_px * BOX_SCALE * jnp.max((high - low)[:, :2], -1) / side
+  depth = focal_px * camera.BOX_SCALE * jnp.max((high - low)[:, :2], -1) / side
   depth = jnp.maximum(depth, 1.5 - jnp.min(points[..., 2], 1))  # nobody touches the camera
   room = jnp.maximum(image_size - side[:, None], 0) / 2
   center = (2 * u[:, 1:3] - 1) * room * (depth / focal_px)[:, None]
@@ -89,12 +87,12 @@ def detected(truth, noise_px, missing, seed):
   """What a detector would say of true keypoints: float32 [N, K, 3], normal noise, some missing.
 
   Args:
-    noise_px: standard deviation in x and in y, in pixels of a CROP_PX box around the person.
+    noise_px: standard deviation in x and in y, in pixels of a 224-pixel box around the person.
     missing: share of keypoints that are all zero.
   """
   rng = np.random.default_rng((seed, 1))
   pixels = truth["keypoints_px"]
-  noise = rng.normal(size=pixels.shape) * noise_px * (truth["box_size_px"] / CROP_PX)[:, None, None]
+  noise = rng.normal(size=pixels.shape) * noise_px * (truth["box_size_px"] / camera.CROP_PX)[:, None, None]
   seen = rng.uniform(size=pixels.shape[:2]) >= missing
   return np.concatenate([np.where(seen[..., None], pixels + noise, 0), seen[..., None]], -1).astype(np.float32)
 
@@ -156,13 +154,11 @@ def parse(argv):
 
 def check(args):
   """Raises InputError for options out of range; turns the image size into numbers."""
-  sides = args.image_size.split(",")
-  if len(sides) != 2 or not all(s.strip().isdigit() and int(s) >= 64 for s in sides):
-    raise InputError(f"--image-size {args.image_size!r}: give W,H in pixels, such as 1280,960")
-  args.image_size = tuple(map(int, sides))
+  args.image_size = command.image_size(args.image_size, least=64)
   if args.joint_set not in joints.SETS:
     raise InputError(f"--joint-set {args.joint_set!r} does not exist: use one of {', '.join(joints.SETS)}")
-  if min(args.people, args.frames) < 1 or args.noise_px < 0 or not 0 <= args.missing < 1 or not args.focal > 0:
+  if min(args.people, args.frames) < 1 or not (
+      0 <= args.noise_px < 1e7 and 0 <= args.missing < 1 and 0 < args.focal < 1e7):
     raise InputError("--people and --frames are 1 or more, --noise-px not negative, --missing from 0 to below 1, "
                      "--focal positive")
   if not 0 <= args.seed < 2**31:
@@ -179,12 +175,16 @@ def main(argv):
   args = parse(argv)
   out, began = check(args), time.monotonic()
   truth = make(args)
-  with scratch.beside(out) as made:
-    whole = made / "whole"
-    (whole / "keypoints").mkdir(parents=True)
-    write(whole / "keypoints", args.format, detected(truth, args.noise_px, args.missing, args.seed), truth)
-    np.savez(whole / "truth.npz", **truth)
-    os.rename(whole, out)
+  try:
+    with scratch.beside(out) as made:
+      whole = made / "whole"
+      (whole / "keypoints").mkdir(parents=True)
+      write(whole / "keypoints", args.format, detected(truth, args.noise_px, args.missing, args.seed), truth)
+      np.savez(whole / "truth.npz", **truth)
+      os.rename(whole, out)
+  except OSError as error:
+    raise InputError(f"--out {str(out)!r} cannot be written to ({error.strerror or error}): give another directory"
+                    ) from error
   print(f"{args.people} people in {time.monotonic() - began:.0f} s: {out}/keypoints, and the truth, {out}/truth.npz")
 
 

@@ -126,8 +126,9 @@ def read_mixture(path):
       zipped = zipfile.is_zipfile(f)
       f.seek(0)
       arrays = _from_npz(f) if zipped else _from_pickle(f)
-  except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile) as error:  # BadPickle is a ValueError
-    raise errors.InputError(f"{str(path)!r} is not a pose prior ({error or type(error).__name__}): give the "
+  except Exception as error:  # NumPy, zip and pickle have their own kinds  # pylint: disable=broad-except
+    said = (str(error) or type(error).__name__).splitlines()[0][:200]
+    raise errors.InputError(f"{str(path)!r} is not a pose prior ({said}): give the "
                             "gmm_08.pkl of SMPLify, or a .npz of python -m jhmr.fitting.priors") from error
   if trouble := _trouble(**arrays):
     raise errors.InputError(f"{str(path)!r} holds no mixture of Gaussians over poses: {trouble}; give SMPLify's "
@@ -140,6 +141,8 @@ def _from_npz(f):
     found = {name: stored[name] for name in stored.files}
   if "covars_upper" in found:
     means, upper = found["means"], found.pop("covars_upper")
+    if means.ndim != 2 or upper.ndim != 2:
+      raise ValueError(f"means {means.shape} and covars_upper {upper.shape} are not [M, C] and [M, C (C + 1) / 2]")
     rows, columns = np.triu_indices(means.shape[-1])
     found["covars"] = np.empty((len(upper), means.shape[-1], means.shape[-1]), upper.dtype)
     found["covars"][:, rows, columns] = found["covars"][:, columns, rows] = upper

@@ -5,6 +5,7 @@ import csv
 import json
 import os
 
+from jhmr.body import camera
 from jhmr.body import joints
 from jhmr.errors import InputError
 from jhmr.fitting import keypoint_formats as formats
@@ -13,7 +14,6 @@ import numpy as np
 CONFIDENT = 0.1   # a keypoint counts as seen above this
 FEWEST = 4        # keypoints a fit needs: three points of a body fit any place
 SMALLEST_PX = 4.0  # the longer side of what a person's keypoints cover
-BOX_SCALE = 1.2   # side of the crop over the extent of the keypoints. Source: ProHMR's authors' `openpose_dataset.py`
 
 
 def read_openpose(path, set_name="openpose25"):
@@ -74,7 +74,10 @@ def find(path):
   """The keypoint files of a folder, sorted, or the one file given."""
   if not os.path.isdir(path):
     return [path]
-  found = sorted(entry.path for entry in os.scandir(path) if entry.name.endswith((".json", ".npz")))
+  try:
+    found = sorted(entry.path for entry in os.scandir(path) if entry.name.endswith((".json", ".npz")))
+  except OSError as error:
+    raise InputError(f"folder {path!r} cannot be read ({error.strerror or error}): give another --keypoints") from error
   if not found:
     raise InputError(f"folder {path!r} holds no keypoints (.json, .npz): give another --keypoints")
   return found
@@ -84,7 +87,7 @@ def too_little(keypoints):
   """Why a person [K, 3] cannot be fitted, in a few words; "" when they can."""
   if (seen := confident(keypoints)) < FEWEST:
     return f"{seen} of {len(keypoints)} keypoints are confident, a fit needs {FEWEST}"
-  side = box(keypoints)[1] / BOX_SCALE
+  side = box(keypoints)[1] / camera.BOX_SCALE
   return f"the keypoints lie within {side:.1f} pixels, a fit needs {SMALLEST_PX:.0f}" if side < SMALLEST_PX else ""
 
 
@@ -119,7 +122,7 @@ def box(keypoints):
   """(centre [2], side) in pixels of the square around a person's [K, 3] confident keypoints."""
   seen = keypoints[keypoints[:, 2] > CONFIDENT, :2]
   low, high = seen.min(0), seen.max(0)
-  return (low + high) / 2, max(BOX_SCALE * float((high - low).max()), 1.0)
+  return (low + high) / 2, max(camera.BOX_SCALE * float((high - low).max()), 1.0)
 
 
 def read_groups(path):

@@ -22,7 +22,7 @@ import numpy as np
 
 FARTHEST_PX = 1e5   # from the corner of a picture: what is further out is no keypoint
 LARGEST_PX = 1e5    # a side of a picture
-LONGEST_NAME = 120  # of a person, whose files are called so
+LONGEST_NAME = 120  # bytes, of a person, whose files are called so
 MOST_BYTES = 2 << 30
 OPENPOSE_SETS = {25: "openpose25", 18: "openpose18"}
 UNKNOWN = np.float32(np.nan)
@@ -122,8 +122,8 @@ def openpose_people(tree, path, joint_set=""):
 def coco_people(tree, path, joint_set="coco17"):
   """([Person], complaints) of COCO's annotations, or of a list of results.
 
-  Where a file's third numbers are all 0, 1 or 2 they are visibilities: labelled keypoints, seen or hidden, have
-  confidence 1. Annotations of crowds, and those without any labelled keypoint, are passed over.
+  Visibilities 1 (hidden) and 2 (seen) are both confidence 1, as `clean` has no larger one. Annotations of crowds, and
+  those without any labelled keypoint, are passed over.
   """
   images, bad = _coco_images(tree, path) if isinstance(tree, dict) else ({}, [])
   entries = tree["annotations"] if isinstance(tree, dict) else tree
@@ -136,7 +136,7 @@ def coco_people(tree, path, joint_set="coco17"):
       values = numbers(_entry(entry, where, "keypoints"), where)
       if entry.get("iscrowd") == 1:
         continue
-      points = keypoints_of(values, joint_set, where, visibility=True)
+      points = keypoints_of(values, joint_set, where)
       found = _coco_person(entry, points, joint_set, images, seen, where)
     except InputError as error:
       bad.append(f"{error}: skipped")
@@ -211,13 +211,17 @@ def npz_people(path, joint_set=""):
   text = lambda key: npz_files.text(arrays, path, key, count)
   names, who = text("names"), text("person")
   images = text("images") if "images" in arrays else text("imgname")
-  digits, people = len(str(max(count - 1, 0))), []
+  digits, people, bad = len(str(max(count - 1, 0))), [], []
   good = lambda sides: np.all((sides > 0) & (sides <= LARGEST_PX))
   for i in range(count):
     name = safe_name(names[i]) if names[i] else f"{stem}_{i:0{digits}d}"
+    if transl[i, 2] <= 0:
+      bad.append(f"keypoints {path!r}: transl_m of {name} is {transl[i, 2]:.3g} m before the camera: it counts as "
+                 "unknown")
     people.append(Person(name, points[i], set_name, images[i], tuple(size[i]) if good(size[i]) else (0.0, 0.0), who[i],
-                         -1, focal[i] if 0 < focal[i] < 1e7 else UNKNOWN, tuple(center[i]), tuple(transl[i])))
-  return people, []
+                         -1, focal[i] if 0 < focal[i] < 1e7 else UNKNOWN, tuple(center[i]),
+                         tuple(transl[i]) if transl[i, 2] > 0 else (UNKNOWN,) * 3))
+  return people, bad
 
 
 def _npz_keypoints(arrays, path, joint_set):
@@ -229,6 +233,9 @@ def _npz_keypoints(arrays, path, joint_set):
     if any(h.shape != (count, k, 3) for h, k in zip(halves, (25, 24))):
       raise InputError(f"keypoints {path!r}: openpose and part are {[h.shape for h in halves]}: they have to be "
                        "[N, 25, 3] and [N, 24, 3]")
+    if joint_set not in ("", "spin49"):
+      raise InputError(f"keypoints {path!r} have openpose and part, which make spin49, not --joint-set {joint_set}: "
+                       "leave it out, or give the file's keypoints apart")
     return clean(np.concatenate(halves, 1)), "spin49"
   points = npz_files.numbers(arrays, path, "keypoints")
   points = points[None] if points.ndim == 2 else points
@@ -259,16 +266,13 @@ def numbers(values, where):
     raise InputError(f"{where}: a number of the keypoints is too large to be one") from error
 
 
-def keypoints_of(values, set_name, where, visibility=False):
+def keypoints_of(values, set_name, where):
   """Clean keypoints [K, 3] of [3 K] numbers. Raises InputError when there are more or fewer of them."""
   count = len(joints.names(set_name))
   if len(values) != 3 * count:
     raise InputError(f"{where} has {len(values)} numbers, but joint set {set_name!r} has {count} joints, 3 numbers "
                      "each: give the --joint-set they are in")
-  points = values.reshape(count, 3)
-  if visibility and np.isin(points[:, 2], (0, 1, 2)).all():
-    points = np.concatenate([points[:, :2], points[:, 2:] > 0], -1)
-  return clean(points)
+  return clean(values.reshape(count, 3))
 
 
 def clean(keypoints):
@@ -286,8 +290,9 @@ def clean(keypoints):
 
 
 def safe_name(text):
-  """A name that files can have: letters, digits, dot, dash and underscore, no longer than LONGEST_NAME."""
-  return re.sub(r"[^\w.\-]+", "_", text)[:LONGEST_NAME].lstrip(".") or "person"
+  """A name that files can have: letters, digits, dot, dash and underscore, no more than LONGEST_NAME bytes."""
+  name = re.sub(r"[^\w.\-]+", "_", text).encode()[:LONGEST_NAME].decode(errors="ignore")
+  return name.lstrip(".") or "person"
 
 
 def _entry(entry, where, *keys):

@@ -65,7 +65,8 @@ def test_formats_agree(made, tmp_path):
   np.testing.assert_allclose(np.stack([p.keypoints for p in coco]), np.stack([p.keypoints for p in npz]), atol=1e-2)
 
 
-@pytest.mark.parametrize("option", [("--people", 0), ("--missing", 1), ("--noise-px", -1), ("--image-size", "8,8"),
+@pytest.mark.parametrize("option", [("--people", 0), ("--missing", 1), ("--noise-px", -1), ("--noise-px", "nan"),
+                                    ("--image-size", "²²,100"), ("--image-size", "8,8"),
                                     ("--image-size", "wide"), ("--joint-set", "coco"), ("--out", "/proc/x/y")])
 def test_wrong_options_are_one_line(tmp_path, option):
   with pytest.raises(InputError, match=option[0]):

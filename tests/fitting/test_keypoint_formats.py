@@ -128,6 +128,8 @@ def test_data_sets_of_spin_are_read(tmp_path):
   assert [p.image for p in people] == ["im1.jpg", "im2.jpg"] and people[0].joint_set == "spin49"
   np.testing.assert_allclose(people[1].keypoints[25:], part[1], rtol=1e-6)
   assert not people[0].keypoints[:25].any()
+  with pytest.raises(InputError, match="spin49, not --joint-set coco17"):
+    keypoint_files.gather(str(tmp_path), "coco17")
 
 
 @pytest.mark.parametrize("set_name", joints.SETS)
@@ -140,7 +142,7 @@ def test_every_joint_set_can_be_given(tmp_path, set_name):
 
 def test_names_never_leave_the_folder_or_meet():
   people = [keypoint_formats.Person(keypoint_formats.safe_name(n), None, "coco17") for n in
-            ("../../etc/x", "a", "a", "a_2", "..", "\x00\udcff", "ü" * 500, "all", "")]
+            ("../../etc/x", "a", "a", "a_2", "..", "\x00\udcff", "ü" * 500, "漢" * 100, "all", "")]
   names = [p.name for p in keypoint_files.renamed(people)]
-  assert len(set(names)) == len(names) and all(0 < len(n.encode()) <= 245 for n in names)
+  assert len(set(names)) == len(names) and all(0 < len(n.encode()) <= 125 for n in names)
   assert not any("/" in n or "\x00" in n or n.startswith(".") for n in names), names

@@ -190,7 +190,9 @@ def test_hostile_and_odd_files_are_one_line(tmp_path):
       priors.read_gmm(tmp_path / name)
     assert "\n" not in str(error.value) and len(str(error.value)) < 500, name
   np.savez(tmp_path / "other.npz", poses=np.zeros(3))
-  for name in ("missing.pkl", "other.npz"):
+  for i, flat in enumerate(({"means": 1.0}, {"weights": 1.0}, {"covars": 1.0}, {"covars_upper": 1.0})):
+    np.savez(tmp_path / f"flat{i}.npz", **made | flat)
+  for name in ("missing.pkl", "other.npz", *(f"flat{i}.npz" for i in range(4))):
     with pytest.raises(InputError, match=name):
       priors.read_gmm(tmp_path / name)
   assert not ran.exists()
