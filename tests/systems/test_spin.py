@@ -146,7 +146,7 @@ def test_terms_are_the_papers_for_labels_fits_extreme_shapes_and_failures(batch,
   def terms(memory, batch, assets):
     predicted = [jnp.repeat(mean[n][None], batch["id"].shape[0], 0) for n in ("pose", "betas", "camera")]
     chosen = spin.choose(memory, predicted, batch, assets, config)
-    labels = spin.weighed(batch, config) | chosen.labels
+    labels = regression.weighed(batch, **config.keypoint_weights) | chosen.labels
     found = regression.image_terms(*predicted, labels, assets, dict(config.weights), "spin49")
     return memory, jax.lax.pmean(found | spin.fit_metrics(chosen, batch["mask"]), AXIS)
 
