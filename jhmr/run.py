@@ -130,6 +130,8 @@ def _check_warm_start(config, mean):
     if theirs is not None and ours != theirs:
       raise InputError(f"config.{key} is {ours!r}, but config.warm_start {config.warm_start!r} is a run with "
                        f"{theirs!r}: give --config.{key}={theirs}")
+  if there["mean_params"] == here["mean_params"]:
+    return
   theirs = assets_lib.mean_parameters(there["mean_params"])
   if odd := [k for k, v in theirs.items() if not np.allclose(v, mean[k], atol=_SAME_MEAN)]:
     raise InputError(f"config.mean_params {config.mean_params!r} has another {' and '.join(odd)} than the "

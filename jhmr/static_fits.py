@@ -115,7 +115,7 @@ def _program(config, source, method, steps):
   if config.batch_size % unit:
     raise InputError(f"config.batch_size {config.batch_size} does not divide over {unit} devices: make it a multiple")
 
-  method = smplify.METHODS[method]._replace(ignored=tuple(config.fitting.ignored))
+  method = _method(config, method)
 
   def fit(state, batch, assets):
     del state
@@ -133,6 +133,10 @@ def _program(config, source, method, steps):
             "quality": jnp.where(sane & jnp.isfinite(quality), quality, jnp.inf)}
 
   return mapper.rows(fit), mapper
+
+
+def _method(config, name):
+  return smplify.METHODS[name]._replace(ignored=tuple(config.fitting.ignored))
 
 
 def _put(found, rows, size):

@@ -84,6 +84,14 @@ def test_files_stay_readable(file):
   assert ast.get_docstring(ast.parse(file.read_text())), "a file says what it is for"
 
 
+@pytest.mark.parametrize("file", sorted((ROOT / "jhmr" / "systems").glob("*.py")), ids=lambda f: f.stem)
+def test_a_system_with_a_memory_asks_whether_the_step_is_sound(file):
+  """What the loop leaves out of a bad step is all but the memory; see `guard.guarded`."""
+  writes = any(isinstance(node, ast.Call) and getattr(node.func, "attr", "") == "replace" and
+               any(k.arg == "memory" for k in node.keywords) for node in ast.walk(ast.parse(file.read_text())))
+  assert not writes or "jhmr.state" in imports(file) and re.search(r"\bsound\(", file.read_text())
+
+
 def test_the_core_never_imports_torch_tensorflow_or_smplx():
   modules = [n for n in NAME.values() if not n.startswith("jhmr.benchmarks")]
   code = f"import sys\nfor m in {modules!r}: __import__(m)\nprint(sorted({NEVER!r} & set(sys.modules)))"

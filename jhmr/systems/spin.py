@@ -134,7 +134,8 @@ def improved(memory, predicted, batch, assets, config):
     predicted: pose [B, 24, 3, 3], betas [B, 10], camera [B, 3].
     config: `fitting`, of the system's.
   Returns:
-    (pose [B, 72], betas [B, 10], quality [B], better [B] bool).
+    (pose [B, 72], betas [B, 10], quality [B], better [B] bool). A new fit is measured with its own camera, one of the
+    table with the best one, as in the authors' code; so the quality of a row may be another when it is next read.
   Source: SPIN, section 3.4; authors' `train/trainer.py:train_step`.
   """
   target, body, ignored = targets_of(batch["keypoints2d"]), assets["keypoint_body"], config.ignored
