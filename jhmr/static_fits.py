@@ -46,7 +46,7 @@ def main(argv):
   if odd := [a for a in rest if a.startswith("-") and a.lstrip("-").split("=")[0].split(".")[0] not in _OF_CONFIG]:
     raise InputError(f"unknown option {odd[0]!r}: options are --out, --method, --steps, --config and "
                      "--config.key=value")
-  if args.steps is not None and args.steps < 0:
+  if (args.steps or 0) < 0:  # 0 is the default
     raise InputError(f"--steps is {args.steps}: give 1 or more, or leave it out")
   if not args.out.endswith(".npz") or not os.path.isdir(os.path.dirname(os.path.abspath(args.out))):
     raise InputError(f"--out is {args.out!r}: give a file .npz in a folder that exists")
