@@ -2,6 +2,7 @@
 
 from jhmr import fits_memory
 from jhmr.body import landmarks, mesh, poses, rotations, smpl
+from jhmr.data import source
 from jhmr.errors import InputError
 from jhmr.fitting import priors
 import jax.numpy as jnp
@@ -10,7 +11,7 @@ import numpy as np
 LABELS = "spin49"  # what batches label; `keypoint_body` keeps only the vertices that this and the model's joints need
 
 
-def load(config, training=True):
+def load(config, training=True, fits=True):
   """The assets of a config, as one pytree of arrays.
 
   Args:
@@ -20,24 +21,36 @@ def load(config, training=True):
       where there is one, is the joint set a system compares with the labels; its `fits`, where there are any, are
       files of initial fits of the training examples, see `fits_memory.read`, and its
       `pose_prior` the file of a `priors.Gmm`, "" for that of the pose sampler.
-    training: also what only training needs.
+    training: also what only training needs.  fits: among it config.fits, which only a run's first step needs.
   Returns:
     {"body": Smpl, "keypoint_body": Smpl of a few dozen points, "surface": Surface,
      "mean": {"pose": [24, 3, 3] root in the camera frame, "betas": [10], "camera": [3]},
      "mocap": MocapTable, if there is one, "fits": {"pose", "betas", "known"} on the host, if there are any,
      "pose_prior": Gmm, if the config speaks of one}
   Raises:
-    InputError: for a file that is missing or is not a body.
+    InputError: for a file that is missing or is not a body, or fits that say that they are of other data.
   """
   arrays = smpl.load_arrays(config.body)
   body = smpl.from_arrays(arrays)
   mocap = {"mocap": poses.mocap_table(config.data.mocap)} if config.data.mocap else {}
   sets = tuple(dict.fromkeys((LABELS, config.get("model_joints", LABELS))))
-  more = {"fits": fits_memory.read(config.fits)} if training and config.get("fits", "") else {}
+  more = {"fits": _fits(config)} if training and fits and config.get("fits", "") else {}
   if training and "pose_prior" in config:
     more["pose_prior"] = priors.read_gmm(config.pose_prior) if config.pose_prior else priors.default_gmm()
   return mocap | more | {"body": body, "keypoint_body": landmarks.rigid_body(body, sets),
                          "surface": mesh.surface(arrays), "mean": mean_parameters(config.mean_params)}
+
+
+def _fits(config):
+  """What `fits_memory.read` makes of config.fits; a file that says which data it is of must be of the config's."""
+  found, made = fits_memory.read(config.fits), fits_memory.data_of(config.fits)
+  here = source.identity(config) if made else {}
+  if odd := sorted(k for k in made.keys() | here.keys() if made.get(k) != here.get(k)):
+    more = f" and {len(odd) - 3} more" if len(odd) > 3 else ""
+    said = ", ".join(f"{k} (there {made.get(k, 'absent')}, here {here.get(k, 'absent')})" for k in odd[:3])
+    raise InputError(f"config.fits {config.fits!r} is of other data: {said}{more} differ; make the fits of this data "
+                     "with python -m jhmr.static_fits")
+  return found
 
 
 def mean_parameters(path=""):

@@ -29,6 +29,7 @@ import numpy as np
 
 _EPOCH = 10 ** 6  # examples; any number does, since no shape depends on how long the run is
 _MEAN = "mean_params.npz"
+_ROOT = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))  # where a checkout keeps its configs
 
 
 def parse(argv):
@@ -78,7 +79,7 @@ def _config(args, kind):
     return None
   if args.legacy_lu and args.kind != "prohmr":
     raise InputError(f"--legacy-lu is about ProHMR's flow, which --kind {args.kind} has not: leave it out")
-  given = ["convert", f"--config={args.config or kind.CONFIG}"]
+  given = ["convert", f"--config={args.config or _shipped(kind.CONFIG)}"]
   if (system := command.parse_config(given)[0].system) not in kind.SYSTEMS:
     raise InputError(f"config.system is {system!r}, but the weights are for {' or '.join(kind.SYSTEMS)}: give another "
                      "--config")
@@ -86,6 +87,14 @@ def _config(args, kind):
   if args.legacy_lu:
     kind.set_legacy_lu(config)
   return config
+
+
+def _shipped(file):
+  """The path of one of our configs, from wherever the command was started."""
+  found = [f for f in (file, os.path.join(_ROOT, file)) if os.path.isfile(f)]
+  if not found:
+    raise InputError(f"{file!r} is neither here nor beside the package in {_ROOT!r}: name it with --config FILE")
+  return found[0]
 
 
 def as_state(found):

@@ -117,7 +117,7 @@ def main(argv):
   parser.add_argument("--parallel", default="pmap", help="pmap or shard_map")
   parser.add_argument("--hypotheses", type=int, default=0, metavar="N",
                       help="also score N samples an image, the mode among them; for systems with a density")
-  parser.add_argument("--chunk", type=int, default=hypothesis_pass.CHUNK, help="how many of them at a time")
+  parser.add_argument("--chunk", type=int, help=f"how many of them at a time, default {hypothesis_pass.CHUNK}")
   parser.add_argument("--out", help="also write the rows as JSON here, and plots of the hypotheses beside it")
   parser.add_argument("--body", help="another body than the run's: an SMPL file or folder")
   real = parser.add_argument_group("published benchmarks, in the place of splits; see docs/real_data.md")
@@ -125,25 +125,28 @@ def main(argv):
   real.add_argument("--annotations", metavar="NPZ", help="in the format of SPIN's dataset_extras")
   real.add_argument("--images", metavar="FOLDER", help="that its image names are below")
   real.add_argument("--masks", metavar="FOLDER", help="that its label images are below; default: as --images")
-  real.add_argument("--crop", default="exact", help="exact, or spin: the bytes of the authors' code")
+  real.add_argument("--crop", help="exact, the default, or spin: the bytes of the authors' code")
   real.add_argument("--skip-missing", action="store_true", help="leave out people whose files are missing")
   real.add_argument("--result-file", metavar="NPZ", help="write what SPIN's evaluation does: joints, poses, cameras")
   args = parser.parse_args(argv[1:])
+  if args.chunk and not args.hypotheses:
+    raise InputError("--chunk goes with --hypotheses: name how many, or leave it out")
   if args.benchmark:
     from jhmr import evaluate_files  # it builds on this file
     evaluate_files.score(args)
     return
-  if odd := [n for n in ("annotations", "images", "masks", "skip_missing", "result_file") if getattr(args, n)]:
+  if odd := [n for n in ("annotations", "images", "masks", "crop", "skip_missing", "result_file") if getattr(args, n)]:
     raise InputError(f"--{odd[0].replace('_', '-')} goes with --benchmark: name one, or leave it out")
   if args.out and not os.path.isdir(os.path.dirname(os.path.abspath(args.out))):
     raise InputError(f"the folder of --out {args.out!r} does not exist: make it first")
+  chunk = args.chunk or hypothesis_pass.CHUNK
   config, system, state, assets = load_run(args.workdir, args.step, args.body)
   if args.batch_size:
     config = ml_collections.ConfigDict(config)
     config.batch_size = args.batch_size
   mapper = parallel.make(args.parallel)
   if args.hypotheses:
-    score_many = hypothesis_pass.make_scorer(mapper, system, args.hypotheses, args.chunk)
+    score_many = hypothesis_pass.make_scorer(mapper, system, args.hypotheses, chunk)
     assets = assets | {"hypothesis_body": hypothesis_pass.body_of(assets)}
   splits = open_splits(config, assets, mapper, args.splits.split(",") if args.splits else None,
                        ("visible",) if args.hypotheses else ())
@@ -155,7 +158,7 @@ def main(argv):
     summaries = {name: hypothesis_report.summarise(score_many(state, split.batches, assets))
                  for name, split in splits.items()}
     hypothesis_report.print_tables(summaries, args.hypotheses)
-    found["hypotheses"] = hypothesis_report.as_json(summaries, args.hypotheses, args.chunk)
+    found["hypotheses"] = hypothesis_report.as_json(summaries, args.hypotheses, chunk)
   for split in splits.values():
     split.close()
   if args.out:

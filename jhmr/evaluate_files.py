@@ -240,6 +240,7 @@ def load_assets(config, assets, benchmark):
 
 def score(args):
   """Runs the command of parsed arguments; see `evaluate.main`."""
+  args.crop = args.crop or CROPS[0]
   check(args)
   benchmark = BENCHMARKS[args.benchmark]
   arrays = spin_files.read(args.annotations, benchmark.needs)
@@ -250,10 +251,11 @@ def score(args):
   assets, size = load_assets(config, assets, benchmark)
   mapper = parallel.make(args.parallel)
   program = make_program(mapper, system, benchmark, size)
+  batch_size = -(-BATCH // mapper.num_devices) * mapper.num_devices
   keep = {} if benchmark.joints else {"keep": counter(arrays, rows, args.images, args.masks or args.images)}
   with concurrent.futures.ThreadPoolExecutor(THREADS, thread_name_prefix="jhmr-crop") as pool:
-    batches = open_batches(arrays, rows, args.images, args.batch_size or BATCH, config.image_size, args.crop, mapper,
-                           pool)
+    batches = open_batches(arrays, rows, args.images, args.batch_size or batch_size, config.image_size, args.crop,
+                           mapper, pool)
     values, results = gather(program, batches, mapper.replicate(state), mapper.replicate(assets), mapper, **keep)
   table = [{"method": config.system if method == "run" else method, "examples": len(rows)} | summarise(v, benchmark)
            for method, v in values.items()]

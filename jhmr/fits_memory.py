@@ -10,6 +10,8 @@ an example that one of them improved is what all of them read later, wherever th
 take 0.1 GB.
 """
 
+import json
+
 import jax
 import jax.numpy as jnp
 from jhmr.body import joints
@@ -36,6 +38,13 @@ def create(num_examples, fits=None):
     raise ValueError(f"{len(fits['pose'])} fits for {num_examples} examples")
   return {"pose": jnp.asarray(fits["pose"], jnp.float32), "betas": jnp.asarray(fits["betas"], jnp.float32),
           "known": jnp.asarray(fits["known"], bool)}
+
+
+def check_ids(ids, num_examples):
+  """Raises InputError when ids [B] (NumPy) of training examples are not rows of a table."""
+  if len(ids) and not 0 <= np.min(ids) <= np.max(ids) < num_examples:
+    raise InputError(f"ids of the training data lie in {np.min(ids)}..{np.max(ids)}, but there are {num_examples} "
+                     f"examples: number them 0..{num_examples - 1} when the data set is built")
 
 
 def take(memory, ids, flip, angle_rad):
@@ -122,7 +131,7 @@ def read(paths):
   Args:
     paths: one path or several with commas, in the order of the examples' ids: the authors' `<dataset>_fits.npy`
       [N, 82], or an .npz with pose [N, 72], betas [N, 10] and maybe quality [N], not finite where there is no fit (of
-      `static_fits`, or the authors' released `<dataset>.npz`).
+      `static_fits`), or valid_fit [N], 0 where there is none (the authors' released `<dataset>.npz`).
   Returns:
     {"pose" [N, 72], "betas" [N, 10] float32, "known" [N] bool}, NumPy.
   Raises:
@@ -130,6 +139,14 @@ def read(paths):
   """
   parts = [_read(path.strip()) for path in paths.split(",")]
   return {name: np.concatenate([p[name] for p in parts]) for name in parts[0]}
+
+
+def data_of(paths):
+  """{name: value} of the data that a file of `static_fits` was made of; {} where it does not say, or of several."""
+  if "," in paths or not paths.strip().endswith(".npz"):
+    return {}
+  with np.load(paths.strip(), allow_pickle=False) as f:
+    return json.loads(str(f["data"])) if "data" in f else {}
 
 
 def _read(path):
@@ -142,6 +159,8 @@ def _read(path):
       with loaded:
         pose, betas = (np.asarray(loaded[name], np.float32) for name in ("pose", "betas"))
         known = np.isfinite(loaded["quality"]) if "quality" in loaded else np.ones(len(pose), bool)
+        if "valid_fit" in loaded:
+          known &= np.asarray(loaded["valid_fit"]).reshape(known.shape) > 0
   except Exception as error:  # NumPy, zip and pickle have their own kinds
     raise InputError(f"config.fits: {path!r} cannot be read ({(str(error) or repr(error)).splitlines()[0]}): give an "
                      ".npy of [N, 82] or an .npz with pose and betas") from error

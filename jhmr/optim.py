@@ -49,7 +49,7 @@ def count_steps(text, name, batch_size, num_examples, num_steps=None):
     return round(value / 100 * num_steps)
   if unit.startswith("epoch") and not num_examples:
     raise InputError(f"config.{name} is {text!r}, but rendered people never end: give steps or examples, "
-                     "or set config.data.examples")
+                     "or set config.data.source to a data set, or config.data.examples where the config has it")
   return round(value * examples[unit] / batch_size)
 
 

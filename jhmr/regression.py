@@ -1,10 +1,14 @@
-"""What systems that regress one body per image share: the start of the iterations, decoding, and the losses of labels.
+"""What systems that regress one body per image share: their network and its start, decoding, and the losses of labels.
 
 `supervision` says whose reductions are used:
   "hmr"   2D: absolute error, mean over visible keypoints, the 19 of the paper. 3D: its 14 joints.
   "spin"  2D: squared error times confidence, mean over all, 3D likewise; both on SPIN's 24 annotated joints.
-  "spin49"  the same, but the 2D mean is over all 49 joints, detected ones too, as in SPIN's code; for SPIN itself.
+  "spin49"  the same, but the 2D mean is over all 49 joints, as in SPIN's code. The 25 detected ones weigh nothing there
+          unless a system says otherwise (`weighed`), so the 2D loss is 24/49 of that of "spin".
 """
+
+import functools
+from typing import Callable, NamedTuple
 
 import jax.numpy as jnp
 from jhmr import losses
@@ -12,12 +16,18 @@ from jhmr.body import camera
 from jhmr.body import joints
 from jhmr.body import rotations
 from jhmr.body import smpl
-from jhmr.state import Prediction
+from jhmr.errors import InputError
+from jhmr.nn import regressor
+from jhmr.nn import resnet
+from jhmr.state import AXIS, Prediction
 import numpy as np
 
-SUPERVISION = ("hmr", "spin")
+SUPERVISION = ("hmr", "spin", "spin49")
 CAMERAS = ("spin", "eft")   # what a network's (s, tx, ty) mean: s (X + t), as everywhere else here, or s X + t
 _LEAST_SCALE = 1e-6         # below it, no t is the same in both
+_NET = {"backbone": resnet.ARCHITECTURES, "activation": ("relu", "none"), "dtype": ("float32", "bfloat16"),
+        "batch_norm": regressor.BATCH_NORM}
+NUM_DETECTED = len(joints.names("openpose25"))  # the first of spin49; the others are annotated
 
 
 def _labelled(set_name, *names):
@@ -29,6 +39,49 @@ FACE = ("nose", "left_eye", "right_eye", "left_ear", "right_ear")
 JOINTS_2D = {"hmr": _labelled("lsp_annotated14", *FACE), "spin": _labelled("gt24"), "spin49": _labelled("spin49")}
 JOINTS_3D = {"hmr": _labelled("lsp_annotated14"), "spin": _labelled("gt24"), "spin49": _labelled("gt24")}
 HIPS = tuple(joints.index("gt24", f"{side}_hip") for side in ("right", "left"))  # and in the 14, which begin alike
+
+
+class Network(NamedTuple):
+  """The network of a config, as functions."""
+  init: Callable      # (rng, image [1, S, S, 3], mean) -> its variables
+  estimate: Callable  # (params, stats, image, mean, key) -> (estimates of all iterations, {"batch_stats"}), in training
+  decode: Callable    # of this network's cameras, see `decode`
+  predict: Callable   # (state, batch, assets) -> Prediction
+
+
+def check(config, terms):
+  """Raises InputError for a network, cameras or weights of losses that do not exist; terms: names of the losses."""
+  for field, choices in _NET.items():
+    one_of(f"net.{field}", config.net[field], choices)
+  one_of("camera_convention", config.get("camera_convention", "spin"), CAMERAS)  # older runs do not say it
+  if odd := sorted(set(config.weights) ^ set(terms)):
+    raise InputError(f"config.weights must name each loss of {config.system} ({', '.join(terms)}) once, 0 to leave it "
+                     f"out: look at {', '.join(odd)}")
+
+
+def one_of(name, value, choices):
+  """Raises InputError when config.<name> is none of the choices."""
+  if value not in choices:
+    raise InputError(f"config.{name} is {value!r}: use one of {', '.join(choices)}")
+
+
+def build(config):
+  """The Network of a config that `check` let pass."""
+  net = regressor.ImageRegressor(**config.net, axis_name=AXIS)
+  decoded = functools.partial(decode, convention=config.get("camera_convention", "spin"))
+
+  def init(rng, image, mean):
+    return net.init(rng, image, start_values(mean), False)
+
+  def estimate(params, stats, image, mean, key):
+    return net.apply({"params": params, "batch_stats": stats}, image, start_values(mean), True, rngs={"dropout": key},
+                     mutable=["batch_stats"])
+
+  def predict(state, batch, assets):
+    variables = {"params": state.params["net"], "batch_stats": state.stats["net"]}
+    return prediction(decoded(net.apply(variables, batch["image"], start_values(assets["mean"]), False)))
+
+  return Network(init, estimate, decoded, predict)
 
 
 def start_values(mean):
@@ -64,6 +117,15 @@ def prediction(decoded):
   pose, betas, cam = (x[:, -1:] for x in decoded)
   return Prediction(global_orient=pose[:, :, :1], body_pose=pose[:, :, 1:], betas=betas, camera=cam,
                     log_prob=jnp.zeros(betas.shape[:2], jnp.float32))
+
+
+def weighed(batch, detected=0.0, annotated=1.0):
+  """The batch with the confidences of detected and of annotated 2D keypoints times a weight each, for the losses.
+
+  Source: SPIN, authors' `train/trainer.py:keypoint_loss`, openpose_weight and gt_weight, and their default options.
+  """
+  each = np.where(np.arange(batch["keypoints2d"].shape[-2]) < NUM_DETECTED, detected, annotated).astype(np.float32)
+  return batch | {"keypoints2d": batch["keypoints2d"].at[..., 2].multiply(each)}
 
 
 def label_weights(batch, weights, supervision):

@@ -17,6 +17,7 @@ import numpy as np
 _LEAST = {"seed": 0, "image_size": 1, "batch_size": 1, "eval_batches": 0, "log_every": 1, "eval_every": 1,
           "checkpoint_every": 1, "keep": 1, "accumulate": 1, "ema": 0, "skip_bad_steps": 0, "stuck_after_s": 0}
 _NEEDED = (*_LEAST, "system", "body", "mean_params", "duration", "splits", "parallel", "warm_start", "data", "optim")
+_SAME_MEAN = 1e-5  # what mean parameters may differ by, rounding in other formats
 _INIT_EXAMPLES = 64  # what a system's init sees, whatever the batch size and the number of processes
 
 
@@ -64,21 +65,21 @@ def prepare(config, workdir, cluster):
   _check_numbers(config)
   _check_workdir(config, workdir)
   mapper = parallel.make(config.parallel)
-  assets = assets_lib.load(config)
+  newest, damaged = checkpoint.choose(workdir) if cluster.index == 0 else (None, [])
+  newest = distributed.agree(cluster, -1 if newest is None else newest)
+  assets = assets_lib.load(config, fits=newest < 0)  # a checkpoint has them, whether or not the file is still there
   source = source_lib.open_source(config, assets, cluster.index, cluster.count)
   asked, config = config, optim.resolve(config, source.epoch)
   _check_batch(config, mapper)
   system = systems.load(config)
   splits = evaluate.open_splits(config, assets, mapper)
-  newest, damaged = checkpoint.choose(workdir) if cluster.index == 0 else (None, [])
-  newest = distributed.agree(cluster, -1 if newest is None else newest)
   first = _first_examples(cluster, source, config.batch_size)
   make = lambda batch: guard.prepared(system.init(jax.random.key(config.seed), batch, assets), config.ema)
   state, origin = None, f"resumed at step {newest}"
   if newest < 0:
     state, origin = make(jax.jit(source.on_device)(first, assets)), "a fresh run"
     if config.warm_start:
-      _check_warm_start(config)
+      _check_warm_start(config, assets["mean"])
       state, origin = checkpoint.warm_start(state, config.warm_start)
     state = distributed.shared(cluster, state)  # another run's best checkpoint may change while processes look
   return Prepared(asked, config, mapper, system, source, splits, assets, make, first, newest, damaged, state, origin)
@@ -112,15 +113,30 @@ def _check_workdir(config, workdir):
     raise InputError(f"workdir {workdir!r} holds files that are not a run of ours: give an empty or new --workdir")
 
 
-def _check_warm_start(config):
-  """Weights mean nothing to a network that reads them otherwise, and no shape would show it."""
+def _check_warm_start(config, mean):
+  """Weights mean nothing to a network that reads them otherwise, and no shape would show it.
+
+  Args:
+    mean: the mean parameters of config.
+  """
   if not os.path.isfile(os.path.join(config.warm_start, "config.json")):
     return  # a part of a network
   there, here = command.flatten(command.read_config(config.warm_start)), command.flatten(config)
-  for key in ("camera_convention", "net.activation"):
-    if key in here and there.get(key, here[key]) != here[key]:
-      raise InputError(f"config.{key} is {here[key]!r}, but config.warm_start {config.warm_start!r} is a run with "
-                       f"{there[key]!r}: give --config.{key}={there[key]}")
+  if not all("net.iterations" in c for c in (there, here)):
+    return  # not both regress: only the backbone is theirs
+  defaults = {"camera_convention": "spin"}  # older runs do not say it
+  for key in ("camera_convention", "net.activation", "net.iterations"):
+    ours, theirs = (c.get(key, defaults.get(key)) for c in (here, there))
+    if theirs is not None and ours != theirs:
+      raise InputError(f"config.{key} is {ours!r}, but config.warm_start {config.warm_start!r} is a run with "
+                       f"{theirs!r}: give --config.{key}={theirs}")
+  if there["mean_params"] == here["mean_params"]:
+    return
+  theirs = assets_lib.mean_parameters(there["mean_params"])
+  if odd := [k for k, v in theirs.items() if not np.allclose(v, mean[k], atol=_SAME_MEAN)]:
+    raise InputError(f"config.mean_params {config.mean_params!r} has another {' and '.join(odd)} than the "
+                     f"{there['mean_params']!r} that config.warm_start {config.warm_start!r} starts its iterations "
+                     f"from: give --config.mean_params={there['mean_params']}")
 
 
 def _strangers(workdir):

@@ -3,8 +3,15 @@
 python -m jhmr.static_fits --config configs/spin.py --out fits.npz [--method smplify] [--config.key=value ...]
 
 Writes pose [N, 72] axis-angle, betas [N, 10] and quality [N] (`systems.spin.quality`, infinite where there is no
-keypoint or no readable record), row i for the example with id i: `--config.fits=fits.npz` of the same data. Nothing is
-augmented. Interrupted, the same command goes on where it was.
+keypoint or no readable record), row i for the example with id i: `--config.fits=fits.npz` of the same data, which the
+file names. Nothing is augmented. Interrupted, the same command goes on where it was.
+
+Joints that do not count are config.fitting.ignored, whatever the method's own. Steps: 500 of each stage for Adam from a
+cold start ("spin"; its own 100 suit the start that a network gives), the method's own for the others.
+
+Source: SPIN, section 3.4, initial fits by SMPLify run before training.
+Differs: fits start from the mean pose of the pose prior, seen from the front. The authors' start from poses that a
+network regresses from 2D keypoints, and those of MPI-INF-3DHP are of several views together.
 """
 
 import argparse
@@ -16,7 +23,7 @@ import time
 
 import jax.numpy as jnp
 from jhmr import assets as assets_lib
-from jhmr import command, files, parallel, report
+from jhmr import command, files, fit_smplify, fits_memory, parallel, report
 from jhmr.body import rotations, smpl
 from jhmr.data import source as source_lib
 from jhmr.errors import InputError
@@ -24,6 +31,7 @@ from jhmr.fitting import smplify
 from jhmr.systems import spin
 import numpy as np
 
+_OF_CONFIG = ("config", "noconfig")
 _SAVE_EVERY_S = 60
 _SAY_EVERY_S = 10
 
@@ -33,14 +41,20 @@ def main(argv):
                                    epilog="--config and --config.key=value are those of jhmr.train")
   parser.add_argument("--out", required=True, help="file to write, .npz")
   parser.add_argument("--method", default="smplify", choices=smplify.METHODS, help="default: smplify")
-  parser.add_argument("--steps", type=int, default=0, help="of every stage; default: the method's own")
+  parser.add_argument("--steps", type=int, help="of every stage; default: 500 for spin, else the method's own")
   args, rest = parser.parse_known_args(argv[1:])
+  if odd := [a for a in rest if a.startswith("-") and a.lstrip("-").split("=")[0].split(".")[0] not in _OF_CONFIG]:
+    raise InputError(f"unknown option {odd[0]!r}: options are --out, --method, --steps, --config and "
+                     "--config.key=value")
+  if (args.steps or 0) < 0:  # 0 is the default
+    raise InputError(f"--steps is {args.steps}: give 1 or more, or leave it out")
   if not args.out.endswith(".npz") or not os.path.isdir(os.path.dirname(os.path.abspath(args.out))):
     raise InputError(f"--out is {args.out!r}: give a file .npz in a folder that exists")
   config = command.parse_config([argv[0], *rest])[0]
   if config.system != "spin":
     raise InputError(f"config.system is {config.system!r}: give a config of spin, such as configs/spin.py")
-  found = fit_all(config, args.out, args.method, args.steps or None)
+  cold = fit_smplify.COLD_STEPS if smplify.METHODS[args.method].optimizer == "adam" else None
+  found = fit_all(config, args.out, args.method, args.steps or cold)
   good = np.mean(found["quality"] < config.fitting.threshold)
   report.say(f"{len(found['quality']):,} fits are in {args.out}: median quality {np.median(found['quality']):.1f}, "
              f"{good:.0%} below config.fitting.threshold")
@@ -53,7 +67,7 @@ def fit_all(config, out, method, steps=None):
     config: of spin, with a number of training examples.
     method: name of smplify.METHODS; steps: of every stage, None is the method's own.
   Returns:
-    {"pose" [N, 72], "betas" [N, 10], "quality" [N]}, float32.
+    {"pose" [N, 72], "betas" [N, 10], "quality" [N]}, float32, and "data", JSON text of `data.source.identity`.
   Raises:
     InputError: for data without an end, ids that are no indices, or whatever is wrong with the config.
   """
@@ -77,6 +91,7 @@ def fit_all(config, out, method, steps=None):
       if now - saved > _SAVE_EVERY_S:
         saved = now
         _write(partial, found | {"done": i + 1, "asked": asked})
+  found |= {"data": np.array(json.dumps(source_lib.identity(config), sort_keys=True))}
   _write(out, found)
   with contextlib.suppress(FileNotFoundError):
     os.unlink(partial)
@@ -100,6 +115,8 @@ def _program(config, source, method, steps):
   if config.batch_size % unit:
     raise InputError(f"config.batch_size {config.batch_size} does not divide over {unit} devices: make it a multiple")
 
+  method = _method(config, method)
+
   def fit(state, batch, assets):
     del state
     full = source.on_device(batch, assets)
@@ -118,13 +135,15 @@ def _program(config, source, method, steps):
   return mapper.rows(fit), mapper
 
 
+def _method(config, name):
+  return smplify.METHODS[name]._replace(ignored=tuple(config.fitting.ignored))
+
+
 def _put(found, rows, size):
   """Writes a batch's rows under their ids."""
   real = rows["mask"] > 0
   ids = rows["id"][real]
-  if len(ids) and not 0 <= ids.min() <= ids.max() < size:
-    raise InputError(f"ids of the training data lie in {ids.min()}..{ids.max()}, but there are {size} examples: number "
-                     f"them 0..{size - 1} when the data set is built")
+  fits_memory.check_ids(ids, size)
   for name in found:
     values = rows[name][real]
     found[name][ids] = np.where(np.isfinite(values), values, np.inf if name == "quality" else 0)
@@ -134,6 +153,9 @@ def _fingerprint(config, method, steps):
   """What fits are of, as text."""
   what = {k: v for k, v in json.loads(command.to_json(config)).items()
           if k in ("body", "pose_prior", "seed", "batch_size", "image_size", "data", "fitting")}
+  if config.data.source != source_lib.STREAM:
+    from jhmr.data import pipeline  # grain and TFDS take seconds to import
+    what["written_ns"] = pipeline.written_ns(config.data.source)
   return json.dumps(what | {"method": method, "steps": steps}, sort_keys=True)
 
 

@@ -85,7 +85,13 @@ def test_config_survives_json_and_other_configs_are_refused(config_file, tmp_pat
   command.check_resumable(config, old)
   config.duration = "200"  # a finished run may go on
   command.check_resumable(config, old)
-  config.optim.learning_rate = 0.2
+  with config.unlocked():
+    config.camera_convention = "spin"  # what older runs do not say
+  command.check_resumable(config, old)
+  config.camera_convention = "eft"
+  with pytest.raises(InputError, match="camera_convention .there spin, here eft."):
+    command.check_resumable(config, old)
+  config.camera_convention, config.optim.learning_rate = "spin", 0.2
   with pytest.raises(InputError, match="optim.learning_rate .there 0.1, here 0.2."):
     command.check_resumable(config, old)
 

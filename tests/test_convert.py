@@ -10,6 +10,7 @@ from jhmr import assets as assets_lib
 from jhmr import checkpoint, command, convert, evaluate, guard, optim, systems
 from jhmr.data import spec
 from jhmr.errors import InputError
+from jhmr import released as released_kinds
 from jhmr.nn import regressor, resnet
 from jhmr.state import TrainState
 import ml_collections
@@ -51,6 +52,15 @@ def released(tmp_path_factory):
 
 def run(kind, source, out, *flags):
   return convert.main(["convert", "--kind", kind, "--from", str(source), "--out", str(out), *flags])
+
+
+def test_the_default_config_is_found_from_another_folder(tmp_path, monkeypatch):
+  monkeypatch.chdir(tmp_path)
+  args = convert.parse(["convert", "--kind", "spin", "--from", "a.pt", "--out", "out"])
+  assert convert._config(args, released_kinds.load("spin")).supervision == "spin49"
+  monkeypatch.setattr(convert, "_ROOT", str(tmp_path))
+  with pytest.raises(InputError, match="configs/hmr.py.*--config FILE"):
+    convert._config(args, released_kinds.load("spin"))
 
 
 def ones(f, *args):

@@ -108,6 +108,9 @@ def test_numbers_do_not_depend_on_the_devices_or_the_batches(monkeypatch, bodies
   many = score(monkeypatch, bodies, photographs, "h36m_p1", "mpi.npz", system=system)
   one = parallel.make("shard_map", jax.devices()[:1])
   monkeypatch.setattr(parallel, "make", lambda kind: one)
+  monkeypatch.setattr(evaluate_files, "BATCH", 3)  # which 8 devices do not share, nor 3 people
+  some = score(monkeypatch, bodies, photographs, "h36m_p1", "mpi.npz", system=system)
+  assert some["knowing"]["mpjpe_mm"] == pytest.approx(many["knowing"]["mpjpe_mm"], rel=1e-5)
   few = score(monkeypatch, bodies, photographs, "h36m_p1", "mpi.npz", "--batch_size", "3", system=system)
   for name in ("mpjpe_mm", "pa_mpjpe_mm"):
     assert few["knowing"][name]["value"] == pytest.approx(many["knowing"][name]["value"], rel=1e-5)
@@ -231,6 +234,10 @@ def test_a_damaged_picture_or_label_is_named(monkeypatch, bodies, outlines, tmp_
 def test_flags_of_a_benchmark_need_one(bodies):
   with pytest.raises(InputError, match="--annotations goes with --benchmark"):
     evaluate.main(["evaluate", "--workdir", str(bodies), "--annotations", "x.npz"])
+  with pytest.raises(InputError, match="--crop goes with --benchmark"):
+    evaluate.main(["evaluate", "--workdir", str(bodies), "--crop", "exact"])
+  with pytest.raises(InputError, match="--chunk goes with --hypotheses"):
+    evaluate.main(["evaluate", "--workdir", str(bodies), "--chunk", "8"])
 
 
 def test_the_command_scores_a_finished_run(finished_run, bodies, photographs, tmp_path):

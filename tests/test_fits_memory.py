@@ -169,6 +169,13 @@ def test_fits_come_from_the_authors_array_and_from_named_arrays(tmp_path):
   assert_same(fits_memory.create(10, fits)["pose"], fits["pose"])
 
 
+def test_fits_that_the_authors_call_invalid_are_none(tmp_path):
+  np.savez(tmp_path / "mpii.npz", pose=poses(1, 3), betas=np.ones((3, 10)), valid_fit=np.array([1.0, 0.0, 1.0]))
+  fits = fits_memory.read(str(tmp_path / "mpii.npz"))
+  np.testing.assert_array_equal(fits["known"], [True, False, True])
+  assert not fits["pose"][1].any()
+
+
 @pytest.mark.parametrize("arrays, says", [
     (None, "cannot be read"), ({"pose": np.zeros((5, 72))}, "cannot be read"),
     ({"pose": np.zeros((5, 70)), "betas": np.zeros((5, 10))}, "holds pose"),

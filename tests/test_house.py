@@ -23,7 +23,7 @@ ROOMS = {
     "jhmr.released": ("jhmr.errors", "jhmr.nn", "jhmr.body.pickles", "jhmr.released"),
     "jhmr.fitting": ("jhmr.errors", "jhmr.files", "jhmr.body", "jhmr.fitting"),
     "jhmr.data": ("jhmr.errors", "jhmr.body", "jhmr.data", "jhmr.command", "jhmr.report"),
-    "jhmr.regression": ("jhmr.body", "jhmr.losses", "jhmr.state"),
+    "jhmr.regression": ("jhmr.errors", "jhmr.body", "jhmr.losses", "jhmr.nn", "jhmr.state"),
     "jhmr.fits_memory": ("jhmr.errors", "jhmr.body", "jhmr.state"),
     "jhmr.pose_prior": ("jhmr.errors", "jhmr.body", "jhmr.nn", "jhmr.checkpoint", "jhmr.command"),
     "jhmr.losses": ("jhmr.body", "jhmr.state"),
@@ -82,6 +82,14 @@ def test_files_stay_readable(file):
   assert len(lines) <= 400
   assert max(map(len, lines), default=0) <= 120
   assert ast.get_docstring(ast.parse(file.read_text())), "a file says what it is for"
+
+
+@pytest.mark.parametrize("file", sorted((ROOT / "jhmr" / "systems").glob("*.py")), ids=lambda f: f.stem)
+def test_a_system_with_a_memory_asks_whether_the_step_is_sound(file):
+  """What the loop leaves out of a bad step is all but the memory; see `guard.guarded`."""
+  writes = any(isinstance(node, ast.Call) and getattr(node.func, "attr", "") == "replace" and
+               any(k.arg == "memory" for k in node.keywords) for node in ast.walk(ast.parse(file.read_text())))
+  assert not writes or "jhmr.state" in imports(file) and re.search(r"\bsound\(", file.read_text())
 
 
 def test_the_core_never_imports_torch_tensorflow_or_smplx():

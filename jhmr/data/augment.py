@@ -85,10 +85,10 @@ def labels(example, augmentation, affine, size):
   keypoints2d = _keypoints2d(example["keypoints2d"], affine, size, augmentation.flip)
   keypoints3d, transl = _points(example, turn, augmentation.flip)
   pose = _pose(example["pose"], turn, augmentation.flip)
-  known = np.float32(example["has_pose"])
+  known, shaped = np.float32(example["has_pose"]), np.float32(example["has_betas"])
   out = {"keypoints2d": keypoints2d, "keypoints3d": keypoints3d, "global_orient": pose[:1] * known,
-         "body_pose": pose[1:] * known, "betas": np.asarray(example["betas"], np.float32), "transl": transl * known,
-         "focal_px": np.float32(example["focal_px"] / images.shrink(affine)),
+         "body_pose": pose[1:] * known, "betas": np.asarray(example["betas"], np.float32) * shaped,
+         "transl": transl * known, "focal_px": np.float32(example["focal_px"] / images.shrink(affine)),
          "center_px": (affine[:, :2] @ example["center_px"] + affine[:, 2]).astype(np.float32)}
   out |= {name: np.float32(example[name]) for name in ("has_pose", "has_betas", "has_keypoints3d")}
   if "visible" in example:

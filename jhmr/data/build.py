@@ -99,24 +99,28 @@ def _reporter(file):
 def main(argv):
   parser = argparse.ArgumentParser(prog="python -m jhmr.data.build", description=__doc__.split("\n", maxsplit=1)[0])
   parser.add_argument("--out", required=True, help="directory to make")
-  parser.add_argument("--num_train", type=int, default=0)
-  parser.add_argument("--num_val", type=int, default=0)
-  parser.add_argument("--image_size", type=int, default=256, help="side of the stored images in pixels")
-  parser.add_argument("--body", default="mannequin", help="mannequin, mannequin_small or a body file")
-  parser.add_argument("--seed", type=int, default=0)
-  parser.add_argument("--share_2d_only", type=float, default=0.3, help="training examples without 3D labels")
+  parser.add_argument("--num_train", type=int)
+  parser.add_argument("--num_val", type=int)
+  parser.add_argument("--image_size", type=int, help="side of the stored images in pixels, default 256")
+  parser.add_argument("--body", help="mannequin (default), mannequin_small or a body file")
+  parser.add_argument("--seed", type=int, help="default 0")
+  parser.add_argument("--share_2d_only", type=float, help="training examples without 3D labels, default 0.3")
   parser.add_argument("--spin-npz", metavar="NPZ", help="photographs instead: annotations in the format of SPIN's")
   parser.add_argument("--images", metavar="FOLDER", help="that their image names are below")
   args = parser.parse_args(argv[1:])
-  spin_npz, root = vars(args).pop("spin_npz"), vars(args).pop("images")
+  spin_npz, root, out = (vars(args).pop(name) for name in ("spin_npz", "images", "out"))
+  rendered = {name: value for name, value in vars(args).items() if value is not None}
   if bool(spin_npz) != bool(root):
     raise InputError("photographs need both --spin-npz FILE and --images FOLDER")
+  if spin_npz and rendered:
+    raise InputError(f"--{next(iter(rendered))} is about rendered people: leave it out with --spin-npz")
   if spin_npz:
-    build_photographs(args.out, spin_npz, root)
+    build_photographs(out, spin_npz, root)
     return
-  build(**vars(args))
-  print(f"{args.out}: {args.num_train:,} training and {args.num_val:,} validation examples; "
-        f"train on it with --config.data.source={args.out}")
+  counts = {"num_train": 0, "num_val": 0} | rendered
+  build(out, **counts)
+  print(f"{out}: {counts['num_train']:,} training and {counts['num_val']:,} validation examples; "
+        f"train on it with --config.data.source={out}")
 
 
 if __name__ == "__main__":

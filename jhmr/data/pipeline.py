@@ -45,7 +45,7 @@ def open_evaluation(config, name, process_index=0, process_count=1):
 def _open(config, split, augmented, process_index, process_count):
   options = _options(config)
   plan = rows.Plan(str(config.data.source), split, int(config.image_size), bool(config.data.get("maps", False)),
-                   int(config.seed), augmented, _written_ns(config.data.source))
+                   int(config.seed), augmented, written_ns(config.data.source))
   shapes, size = rows.layout(plan), len(rows.open_plan(plan)[0])
   local, num_batches = config.batch_size // process_count, -(-size // config.batch_size)
 
@@ -68,7 +68,8 @@ def _pool(num_workers, num_threads):
   return pools.threads(min(num_threads, os.cpu_count() or 1)) if num_threads else pools.none()
 
 
-def _written_ns(directory):
+def written_ns(directory):
+  """When a data set was written; a rebuilt one in the same folder is another."""
   file = os.path.join(directory, "dataset_info.json")
   return os.stat(file).st_mtime_ns if os.path.isfile(file) else 0  # a missing one is named when it is opened
 

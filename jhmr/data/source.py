@@ -10,7 +10,10 @@
 import collections
 import concurrent.futures
 import difflib
+import hashlib
+import json
 import math
+import os
 from typing import Callable, NamedTuple
 
 import numpy as np
@@ -21,6 +24,8 @@ from jhmr.errors import InputError
 STREAM = "stream"  # config.data.source for rendered people; anything else is the directory of a built data set
 # Keys of config.data that are read here, in `pipeline` or by `assets`.
 _OTHER_KEYS = ("source", "mocap", "num_workers", "num_threads", "max_bad_share", "maps", "examples")
+
+_NOT_WHO = ("image_size", "photo", "share_2d_only")  # of synthetic.Settings: neither people nor 2D keypoints change
 
 
 class Source(NamedTuple):
@@ -87,6 +92,25 @@ def open_source(config, assets, process_index=0, process_count=1):
 
   return Source(batch, lambda batch, assets: synthetic.examples(assets, seed, batch["index"], chosen), size,
                 math.ceil(size / config.batch_size), epoch)
+
+
+def identity(config):
+  """What decides which people a config's training examples show: {name: text or number}, to compare two configs by."""
+  if config.data.source != STREAM:
+    return {"data set": _digest(os.path.join(config.data.source, "dataset_info.json"))}
+  named = lambda path: os.path.basename(os.path.normpath(path)) if path else ""  # the same file in another folder
+  people = {k: v for k, v in settings(config)._asdict().items() if k not in _NOT_WHO}
+  return json.loads(json.dumps({f"data.{k}": v for k, v in people.items()} | {  # tuples become lists, as in a file
+      "data.examples": num_examples(config), "data.mocap": named(config.data.get("mocap", "")),
+      "body": named(config.body), "seed": int(config.seed)}))
+
+
+def _digest(path):
+  """Of a data set's description, which has the sizes of all its files; "" where it is missing."""
+  if not os.path.isfile(path):
+    return ""
+  with open(path, "rb") as f:
+    return hashlib.sha256(f.read()).hexdigest()
 
 
 def num_examples(config):

@@ -15,7 +15,7 @@ INSIDE = ("model",)
 CONFIG = "configs/hmr.py"
 SYSTEMS = ("hmr",)  # another system of the same network, SPIN's own, starts warm from such a run
 # Their head, their numbers format, and the losses they were trained with, for those who train on.
-SETTINGS = ("net.activation=none", "net.dtype=float32", "camera_convention=spin", "supervision=spin",
+SETTINGS = ("net.activation=none", "net.dtype=float32", "camera_convention=spin", "supervision=spin49",
             "weights.keypoints2d=300.0", "weights.keypoints3d=300.0", "weights.pose=60.0", "weights.betas=0.06",
             "weights.camera=60.0", "weights.adversarial=0.0")
 NET = "net"  # of the TrainState

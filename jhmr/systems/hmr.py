@@ -9,7 +9,8 @@ Predicts: one hypothesis per image, without a density.
 `config.supervision` says whose reductions are used, see `regression`:
   "hmr"   The paper's weights are 60 keypoints2d, 30 keypoints3d, 28.7 pose (60 x 108/226), 1.33 betas (60 x 5/226),
           1 adversarial, 0 for the rest; learning rates 1e-5 and 1e-4 for the critic, batches of 64.
-  "spin"  SPIN's weights are 300 keypoints2d, 300 keypoints3d, 60 pose, 0.06 betas, 60 camera, 0 for the rest.
+  "spin49"  SPIN's weights are 300 keypoints2d, 300 keypoints3d, 60 pose, 0.06 betas, 60 camera, 0 for the rest.
+  "spin"  The same, but 2D errors are averaged over 24 keypoints, so that 147 keypoints2d are those 300.
 
 Differs from the authors' code:
   - rotations are regressed as 6D (as SPIN does), not axis-angle; the network is a ResNet v1.5 on ImageNet-normalised
@@ -26,31 +27,17 @@ import jax.numpy as jnp
 from jhmr import losses
 from jhmr import optim
 from jhmr import regression
-from jhmr.errors import InputError
-from jhmr.nn import regressor
-from jhmr.nn import resnet
 from jhmr.nn.critic import Critic, scores
 from jhmr.state import AXIS, System, TrainState
 import optax
 
 TERMS = ("keypoints2d", "keypoints3d", "pose", "betas", "vertices", "camera", "adversarial")
-CHOICES = {"backbone": resnet.ARCHITECTURES, "activation": ("relu", "none"), "dtype": ("float32", "bfloat16"),
-           "batch_norm": regressor.BATCH_NORM}
 
 
 def check(config):
   """Raises InputError for a choice that does not exist, before anything is built."""
-  for field, choices in CHOICES.items():
-    if config.net[field] not in choices:
-      raise InputError(f"config.net.{field} is {config.net[field]!r}: use one of {', '.join(choices)}")
-  if config.supervision not in regression.SUPERVISION:
-    raise InputError(f"config.supervision is {config.supervision!r}: use one of {', '.join(regression.SUPERVISION)}")
-  if config.get("camera_convention", "spin") not in regression.CAMERAS:  # older runs do not say it
-    raise InputError(f"config.camera_convention is {config.camera_convention!r}: use one of "
-                     f"{', '.join(regression.CAMERAS)}")
-  if odd := sorted(set(config.weights) ^ set(TERMS)):
-    raise InputError(f"config.weights must name each loss of hmr ({', '.join(TERMS)}) once, 0 to leave it out: "
-                     f"look at {', '.join(odd)}")
+  regression.one_of("supervision", config.supervision, regression.SUPERVISION)
+  regression.check(config, TERMS)
 
 
 def critic_loss(critic, params, fakes, batch):
@@ -64,10 +51,10 @@ def critic_loss(critic, params, fakes, batch):
           losses.masked_mean(losses.critic_real(real_scores), batch["mask"]))
 
 
-def _fresh_state(net, critic, txs, rng, image, betas, mean):
+def _fresh_state(network, critic, txs, rng, image, betas, mean):
   """The TrainState before the first step; inside one jit, or it would be a thousand small programs."""
   keys = jax.random.split(rng)
-  variables = net.init(keys[0], image, regression.start_values(mean), False)
+  variables = network.init(keys[0], image, mean)
   params = {"net": variables["params"]}
   if critic:
     params["critic"] = critic.init(keys[1], jnp.asarray(mean["pose"])[None, 1:], betas)["params"]
@@ -78,10 +65,9 @@ def _fresh_state(net, critic, txs, rng, image, betas, mean):
 def build(config):
   """The System of a config; see the top of this file. Raises InputError for values that do not exist."""
   check(config)
-  net, weights = regressor.ImageRegressor(**config.net, axis_name=AXIS), dict(config.weights)
+  network, weights = regression.build(config), dict(config.weights)
   critic = Critic() if weights["adversarial"] else None
   num_parts = config.get("accumulate", 1)
-  decode = functools.partial(regression.decode, convention=config.get("camera_convention", "spin"))
 
   @functools.cache
   def optimizers():  # only training needs them, and the length of the run
@@ -92,16 +78,15 @@ def build(config):
     optimizers()  # wrong fields are found at once
 
   def init(rng, batch, assets):
-    fresh = jax.jit(lambda rng, image, betas, mean: _fresh_state(net, critic, optimizers(), rng, image, betas, mean))
+    fresh = jax.jit(lambda *given: _fresh_state(network, critic, optimizers(), *given))
     return fresh(rng, batch["image"][:1], batch["betas"][:1], assets["mean"])
 
   def net_loss(params, stats, critic_params, batch, assets, totals, key):
-    estimates, new = net.apply({"params": params, "batch_stats": stats}, batch["image"],
-                               regression.start_values(assets["mean"]), True, rngs={"dropout": key},
-                               mutable=["batch_stats"])
-    pose, betas, cam = decode(estimates)
+    estimates, new = network.estimate(params, stats, batch["image"], assets["mean"], key)
+    pose, betas, cam = network.decode(estimates)
     last = (x[:, -1] for x in (pose, betas, cam))
-    terms = regression.image_terms(*last, batch, assets, weights, config.supervision, totals)
+    labels = regression.weighed(batch) if config.supervision == "spin49" else batch
+    terms = regression.image_terms(*last, labels, assets, weights, config.supervision, totals)
     if critic:
       fakes = losses.adversarial(scores(critic, critic_params, pose, betas))
       each = fakes.shape[1]  # the mean is over the estimates of all iterations
@@ -135,9 +120,4 @@ def build(config):
       params[name] = optax.apply_updates(state.params[name], updates)
     return state.replace(step=state.step + 1, params=params, opt_state=opt_state, stats={"net": stats}), metrics
 
-  def predict(state, batch, assets):
-    estimates = net.apply({"params": state.params["net"], "batch_stats": state.stats["net"]}, batch["image"],
-                          regression.start_values(assets["mean"]), False)
-    return regression.prediction(decode(estimates))
-
-  return System(init, step, predict)
+  return System(init, step, network.predict)

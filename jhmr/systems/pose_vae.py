@@ -46,7 +46,8 @@ def kl_divergence(mean, std):
 
   Source: SMPL-X, L_KL; authors' `train/vposer_trainer.py`.
   """
-  return 0.5 * jnp.sum(mean ** 2 + std ** 2 - 1 - 2 * jnp.log(std), axis=-1)
+  log_std = jnp.log(jnp.maximum(std, jnp.finfo(std.dtype).tiny))  # softplus underflows to 0
+  return 0.5 * jnp.sum(mean ** 2 + std ** 2 - 1 - 2 * log_std, axis=-1)
 
 
 def turned(predicted, target):

@@ -18,7 +18,12 @@ The loss is keypoints2d + keypoints3d + pose + betas (+ vertices) + camera, weig
 
 Differs from the authors' code:
   - of equal examples in one batch the best fit is kept, theirs keeps the last; `fits_memory` says more.
-  - an example without any keypoint has no valid fit; theirs fails to solve for its camera.
+  - the table may have rows without a fit, which any new one betters; theirs compares with a body of zeros there. Fits
+    that are not finite are rejected; theirs turns NaN into 0.
+  - an example without any keypoint has no valid fit; theirs fails to solve for its camera. With few keypoints nearly
+    every fit is valid here as there, since the quality is a mean over all 49: the authors leave such examples out when
+    they prepare their data, and so should data for this.
+  - torso keypoints without confidence add nothing to the fits' first stage; theirs fits whatever is stored for them.
   - an example without annotated keypoints gets its camera from detected ones.
   - pose and betas may be labelled separately; each label replaces its part of the fit.
 """
@@ -39,8 +44,6 @@ from jhmr.body import smpl
 from jhmr.errors import InputError
 from jhmr.fitting import objectives
 from jhmr.fitting import smplify
-from jhmr.nn import regressor
-from jhmr.nn import resnet
 from jhmr.state import AXIS, System, TrainState, sound
 import numpy as np
 import optax
@@ -48,10 +51,7 @@ import optax
 TERMS = ("keypoints2d", "keypoints3d", "pose", "betas", "vertices", "camera")
 MODES = ("none", "static", "in_the_loop")
 TORSOS = ("annotated", "detected")  # which hips and shoulders place the camera, see `smplify.fit`
-NET = {"backbone": resnet.ARCHITECTURES, "activation": ("relu", "none"), "dtype": ("float32", "bfloat16"),
-       "batch_norm": regressor.BATCH_NORM}
 NAMES = joints.names("spin49")
-NUM_DETECTED = len(joints.names("openpose25"))  # the first of the 49; the others are annotated
 MAX_BETA = 3.0  # a fit with a larger one teaches no shape. Source: authors' `train/trainer.py`
 
 
@@ -67,31 +67,25 @@ class Chosen(NamedTuple):
 
 def check(config):
   """Raises InputError for a choice that does not exist, before anything is built."""
-  def one_of(name, value, choices):
-    if value not in choices:
-      raise InputError(f"config.{name} is {value!r}: use one of {', '.join(choices)}")
-
-  for field, choices in NET.items():
-    one_of(f"net.{field}", config.net[field], choices)
+  regression.check(config, TERMS)
   fitting = config.fitting
-  one_of("fitting.mode", fitting.mode, MODES)
-  one_of("fitting.method", fitting.method, smplify.METHODS)
-  one_of("fitting.torso", fitting.torso, TORSOS)
-  one_of("camera_convention", config.get("camera_convention", "spin"), regression.CAMERAS)
+  regression.one_of("fitting.mode", fitting.mode, MODES)
+  regression.one_of("fitting.method", fitting.method, smplify.METHODS)
+  regression.one_of("fitting.torso", fitting.torso, TORSOS)
   for name in fitting.ignored:
-    one_of("fitting.ignored", name, NAMES)
+    regression.one_of("fitting.ignored", name, NAMES)
   if fitting.steps < 1 or not fitting.threshold > 0:
     raise InputError(f"config.fitting has steps {fitting.steps} and threshold {fitting.threshold}: give 1 or more, and "
                      "a number above 0")
   if fitting.mode == "static" and not config.fits:
     raise InputError("config.fitting.mode is 'static', but config.fits names no file: make one with "
                      "python -m jhmr.static_fits, or use 'in_the_loop'")
+  if fitting.mode == "none" and config.fits:
+    raise InputError(f"config.fitting.mode is 'none', but config.fits names {config.fits!r}: leave it out, or use "
+                     "'static' or 'in_the_loop'")
   if fitting.mode != "none" and config.get("num_examples") == 0:
     raise InputError("SPIN keeps a fit of every training example, but rendered people never end: set "
                      "config.data.examples, such as 20000, or config.data.source to a data set")
-  if odd := sorted(set(config.weights) ^ set(TERMS)):
-    raise InputError(f"config.weights must name each loss of spin ({', '.join(TERMS)}) once, 0 to leave it out: "
-                     f"look at {', '.join(odd)}")
 
 
 def targets_of(keypoints2d):
@@ -119,7 +113,7 @@ def quality(points, target, ignored):
     joints alone, and `smplify/smplify.py:get_fitting_loss`.
   """
   px, confidence = objectives.known(target.keypoints)
-  annotated = confidence * (np.arange(len(NAMES)) >= NUM_DETECTED)
+  annotated = confidence * (np.arange(len(NAMES)) >= regression.NUM_DETECTED)
   weight = jnp.where(jnp.any(annotated > 0, -1, keepdims=True), annotated, confidence)
   translation = camera.solve_translation(points, px, weight, target.focal_px, target.center_px)
   error = objectives.geman_mcclure(jax.vmap(objectives.project)(points, translation, target) - px)
@@ -140,7 +134,8 @@ def improved(memory, predicted, batch, assets, config):
     predicted: pose [B, 24, 3, 3], betas [B, 10], camera [B, 3].
     config: `fitting`, of the system's.
   Returns:
-    (pose [B, 72], betas [B, 10], quality [B], better [B] bool).
+    (pose [B, 72], betas [B, 10], quality [B], better [B] bool). A new fit is measured with its own camera, one of the
+    table with the best one, as in the authors' code; so the quality of a row may be another when it is next read.
   Source: SPIN, section 3.4; authors' `train/trainer.py:train_step`.
   """
   target, body, ignored = targets_of(batch["keypoints2d"]), assets["keypoint_body"], config.ignored
@@ -192,16 +187,6 @@ def prepared(batch, config):
   return {"flip": zeros, "angle_rad": zeros} | batch | hidden
 
 
-def weighed(batch, config):
-  """The batch with confidences of 2D keypoints times `config.keypoint_weights`, for the losses.
-
-  Source: SPIN, authors' `train/trainer.py:keypoint_loss`, openpose_weight and gt_weight.
-  """
-  weights = config.keypoint_weights
-  each = np.where(np.arange(len(NAMES)) < NUM_DETECTED, weights.detected, weights.annotated).astype(np.float32)
-  return batch | {"keypoints2d": batch["keypoints2d"].at[..., 2].multiply(each)}
-
-
 def fresh_memory(config, batch, assets):
   """state.memory before the first step. Raises InputError when fits and examples do not belong together."""
   if config.fitting.mode == "none":
@@ -210,18 +195,20 @@ def fresh_memory(config, batch, assets):
   if fits and len(fits["pose"]) != size:
     raise InputError(f"config.fits has {len(fits['pose'])} rows, the training data {size} examples: make the fits of "
                      "this data set with python -m jhmr.static_fits")
-  if not isinstance(batch["id"], jax.core.Tracer) and not 0 <= np.min(batch["id"]) <= np.max(batch["id"]) < size:
-    raise InputError(f"ids of the training data lie in {np.min(batch['id'])}..{np.max(batch['id'])}, but there are "
-                     f"{size} examples: number them 0..{size - 1} when the data set is built")
+  if not isinstance(batch["id"], jax.core.Tracer):
+    fits_memory.check_ids(batch["id"], size)
+    distinct, first = len(np.unique(batch["id"])), min(len(batch["id"]), size)
+    if 2 * distinct < first:  # a few come twice where records cannot be read
+      raise InputError(f"the first {first} training examples have only {distinct} different ids, which are rows of the "
+                       f"table of fits: number them 0..{size - 1} when the data set is built")
   return {"fits": fits_memory.create(size, fits)}
 
 
 def build(config):
   """The System of a config; see the top of this file. Raises InputError for values that do not exist."""
   check(config)
-  net, weights = regressor.ImageRegressor(**config.net, axis_name=AXIS), dict(config.weights)
+  network, weights = regression.build(config), dict(config.weights)
   mode, num_parts = config.fitting.mode, config.get("accumulate", 1)
-  decode = functools.partial(regression.decode, convention=config.get("camera_convention", "spin"))
 
   @functools.cache
   def optimizer():  # only training needs it, and the length of the run
@@ -233,7 +220,7 @@ def build(config):
   def init(rng, batch, assets):
     @jax.jit
     def networks(rng, image, mean):
-      variables = net.init(rng, image, regression.start_values(mean), False)
+      variables = network.init(rng, image, mean)
       return variables["params"], variables["batch_stats"], optimizer().init(variables["params"])
 
     memory = fresh_memory(config, batch, assets)
@@ -241,20 +228,16 @@ def build(config):
     return TrainState(step=jnp.zeros((), jnp.int32), params={"net": params}, stats={"net": stats},
                       opt_state={"net": moments}, memory=memory)
 
-  def estimate(params, stats, image, assets, key):
-    return net.apply({"params": params, "batch_stats": stats}, image, regression.start_values(assets["mean"]), True,
-                     rngs={"dropout": key}, mutable=["batch_stats"])
-
   def fits_of(memory, estimates, batch, assets):
     """Chosen for a batch, or () when there are no fits."""
-    predicted = jax.lax.stop_gradient([x[:, -1] for x in decode(estimates)])
+    predicted = jax.lax.stop_gradient([x[:, -1] for x in network.decode(estimates)])
     return choose(memory["fits"], predicted, batch, assets, config) if memory else ()
 
   def net_loss(params, stats, memory, batch, assets, totals, key):
-    estimates, new = estimate(params, stats, batch["image"], assets, key)
+    estimates, new = network.estimate(params, stats, batch["image"], assets["mean"], key)
     chosen = batch["chosen"] if "chosen" in batch else fits_of(memory, estimates, batch, assets)
-    labels = weighed(batch, config) | (chosen.labels if chosen else {})
-    last = (x[:, -1] for x in decode(estimates))
+    labels = regression.weighed(batch, **config.keypoint_weights) | (chosen.labels if chosen else {})
+    last = (x[:, -1] for x in network.decode(estimates))
     terms = regression.image_terms(*last, labels, assets, weights, "spin49", totals)
     loss = losses.weigh(weights, terms)
     return loss, ({"loss": loss} | terms, new["batch_stats"], chosen)
@@ -265,7 +248,8 @@ def build(config):
     batch, params, totals = prepared(batch, config), state.params["net"], None
     if num_parts > 1:  # what a loss is divided by depends on the fits of all parts, so these come first
       def fit_part(carry, batch, index):
-        estimates, _ = estimate(params, state.stats["net"], batch["image"], assets, jax.random.fold_in(key, index))
+        estimates, _ = network.estimate(params, state.stats["net"], batch["image"], assets["mean"],
+                                        jax.random.fold_in(key, index))
         return carry, ({}, fits_of(state.memory, estimates, batch, assets))
       chosen = optim.accumulate(fit_part, (), batch, num_parts)[2]
       batch |= {"chosen": chosen}
@@ -289,12 +273,7 @@ def build(config):
     return state.replace(step=state.step + 1, params={"net": optax.apply_updates(params, updates)},
                          opt_state={"net": moments}, stats={"net": stats}, memory=memory), metrics
 
-  def predict(state, batch, assets):
-    estimates = net.apply({"params": state.params["net"], "batch_stats": state.stats["net"]}, batch["image"],
-                          regression.start_values(assets["mean"]), False)
-    return regression.prediction(decode(estimates))
-
-  return System(init, step, predict)
+  return System(init, step, network.predict)
 
 
 def fit_metrics(chosen, mask):

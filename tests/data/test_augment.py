@@ -107,10 +107,10 @@ def test_part_labels_change_sides_with_the_person(examples):
 
 
 def test_withheld_labels_stay_withheld(examples):
-  hidden = examples[0] | {"has_pose": 0.0, "has_keypoints3d": 0.0, "keypoints3d": np.zeros((49, 4), np.float32)}
+  hidden = examples[0] | {"has_pose": 0.0, "has_betas": 0.0, "has_keypoints3d": 0.0, "keypoints3d": np.zeros((49, 4), np.float32)}
   out = augment.apply(hidden, augment.Augmentation(True, 0.5, 1.1), SIZE)
   assert not out["global_orient"].any() and not out["body_pose"].any() and not out["keypoints3d"].any()
-  assert not out["transl"].any()
+  assert not out["transl"].any() and not out["betas"].any()
 
 
 def test_draws_follow_the_stated_distribution():

@@ -56,6 +56,7 @@ def test_rows_keep_their_order_and_labels(built):
     record = stored(root, i)
     assert record["id"] == i and record["has_pose"] == record["has_betas"] == made["has_smpl"][i]
     assert record["has_keypoints3d"] == 1
+    np.testing.assert_array_equal(record["visible"], record["keypoints2d"][:, 2] > 0)
     np.testing.assert_allclose(record["pose"], rotations.axis_angle_to_matrix(
         made["pose"][i].reshape(24, 3).astype(np.float32)), atol=1e-6)
     np.testing.assert_allclose(record["betas"], made["shape"][i], rtol=1e-6)
@@ -102,3 +103,6 @@ def test_what_is_wrong_is_one_line_and_leaves_nothing(tmp_path, changes, said):
 def test_the_command_wants_both_flags(tmp_path):
   with pytest.raises(InputError, match="both --spin-npz"):
     build.main(["build", "--out", str(tmp_path / "set"), "--images", str(tmp_path)])
+  with pytest.raises(InputError, match="--seed is about rendered people"):
+    build.main(["build", "--out", str(tmp_path / "set"), "--images", str(tmp_path), "--spin-npz", "x.npz", "--seed",
+                "0"])

@@ -1,10 +1,11 @@
 """Files of SPIN and EFT: every key is expected, and the run that comes out stands wherever it is moved."""
 
+import json
 import pathlib
 import shutil
 
 import jax
-from jhmr import convert, evaluate, run
+from jhmr import assets, convert, evaluate, run
 from jhmr.data import spec
 from jhmr.errors import InputError
 from jhmr.nn import resnet
@@ -19,6 +20,12 @@ ROOT = pathlib.Path(__file__).parent.parent.parent
 TINY = resnet.Architecture(stem=7, pool=True, blocks=(1, 2, 1, 1), width=4, expansion=4)
 NET = ml_collections.ConfigDict(dict(backbone="resnet_test", hidden=8))
 SMOKE = (f"--config={ROOT}/configs/hmr.py:smoke", "--config.net.backbone=resnet_test", "--config.net.hidden=8")
+
+
+def mean(path):
+  """Mean parameters of a file, or any others."""
+  return assets.mean_parameters(path) if path else {"pose": np.eye(3) + np.zeros((24, 1, 1)), "betas": np.zeros(10),
+                                                    "camera": np.array([0.9, 0, 0])}
 
 
 @pytest.fixture(scope="module", autouse=True)
@@ -47,8 +54,8 @@ def released(tmp_path_factory):
 
 
 def predicted(workdir):
-  config, system, state, assets = evaluate.load_run(str(workdir))
-  return config, jax.jit(system.predict)(state, spec.fake_batch(config.image_size, 2), assets)
+  config, system, state, loaded = evaluate.load_run(str(workdir))
+  return config, jax.jit(system.predict)(state, spec.fake_batch(config.image_size, 2), loaded)
 
 
 def test_the_published_number_of_parameters_and_keys():
@@ -86,6 +93,7 @@ def test_odd_files_are_refused_by_name(changes, said):
 
 def test_the_run_has_their_head_their_start_and_their_cameras(released):
   (config, ours), (other, theirs) = (predicted(released / kind) for kind in ("spin", "eft"))
+  assert config.supervision == "spin49"
   assert config.net.activation == "none" and config.system == "hmr" and not config.weights.adversarial
   assert (config.camera_convention, other.camera_convention) == ("spin", "eft")
   start = np.load(config.mean_params)
@@ -109,16 +117,35 @@ def test_a_run_that_was_moved_finds_its_mean_parameters(released, tmp_path):
 
 
 def test_a_network_that_would_read_the_weights_otherwise_cannot_start_from_them(released):
-  config = lambda *overrides: runs.config_of(f"warm_start={released / 'eft'}", *overrides, config=runs.HMR)
+  def check(kind, *overrides, config=runs.HMR):
+    config = runs.config_of(f"warm_start={released / kind}", *overrides, config=config)
+    run._check_warm_start(config, mean(config.mean_params))
+
+  theirs, spin_config = f"mean_params={released}/{{}}/mean_params.npz", f"{ROOT}/configs/spin.py:smoke"
   with pytest.raises(InputError, match="camera_convention=eft"):
-    run._check_warm_start(config("net.activation=none"))
+    check("eft", "net.activation=none")
   with pytest.raises(InputError, match="net.activation=none"):
-    run._check_warm_start(config("camera_convention=eft"))
-  run._check_warm_start(config("camera_convention=eft", "net.activation=none"))
-  spin_config = f"{ROOT}/configs/spin.py:smoke"
+    check("eft", "camera_convention=eft")
+  with pytest.raises(InputError, match="net.iterations=3"):
+    check("eft", "camera_convention=eft", "net.activation=none", "net.iterations=4")
+  with pytest.raises(InputError, match="--config.mean_params=.*eft/mean_params.npz"):
+    check("eft", "camera_convention=eft", "net.activation=none")
+  check("eft", "camera_convention=eft", "net.activation=none", theirs.format("eft"))
   with pytest.raises(InputError, match="camera_convention=eft"):
-    run._check_warm_start(runs.config_of(f"warm_start={released / 'eft'}", config=spin_config))
-  run._check_warm_start(runs.config_of(f"warm_start={released / 'spin'}", config=spin_config))
+    check("eft", theirs.format("eft"), config=spin_config)
+  with pytest.raises(InputError, match="another pose and betas"):
+    check("spin", config=spin_config)
+  check("spin", theirs.format("spin"), config=spin_config)
+
+
+def test_an_older_run_has_spins_cameras(released, tmp_path):
+  shutil.copytree(released / "spin", tmp_path / "older")
+  file = tmp_path / "older" / "config.json"
+  file.write_text(json.dumps({k: v for k, v in json.loads(file.read_text()).items() if k != "camera_convention"}))
+  config = runs.config_of(f"warm_start={tmp_path / 'older'}", "net.activation=none", "camera_convention=eft",
+                          config=runs.HMR)
+  with pytest.raises(InputError, match="camera_convention=spin"):
+    run._check_warm_start(config, mean(""))
 
 
 def test_settings_of_the_weights_may_be_overridden_but_flags_of_others_are_refused():

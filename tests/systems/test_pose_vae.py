@@ -47,6 +47,7 @@ def test_the_divergence_by_hand():
   assert float(pose_vae.kl_divergence(jnp.zeros(32), jnp.ones(32))) == 0
   assert float(pose_vae.kl_divergence(jnp.array([1.0, 2.0]), jnp.ones(2))) == pytest.approx(2.5)
   assert float(pose_vae.kl_divergence(jnp.zeros(1), jnp.array([2.0]))) == pytest.approx(1.5 - np.log(2))
+  assert np.isfinite(jax.grad(lambda s: pose_vae.kl_divergence(jnp.zeros(1), s))(jnp.zeros(1))).all()
   # The mean of log q - log p over samples of q.
   rng, mean, std = np.random.default_rng(0), np.array([0.5, -1.0]), np.array([0.3, 1.5])
   x = mean + std * rng.normal(size=(200_000, 2))

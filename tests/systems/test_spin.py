@@ -146,7 +146,7 @@ def test_terms_are_the_papers_for_labels_fits_extreme_shapes_and_failures(batch,
   def terms(memory, batch, assets):
     predicted = [jnp.repeat(mean[n][None], batch["id"].shape[0], 0) for n in ("pose", "betas", "camera")]
     chosen = spin.choose(memory, predicted, batch, assets, config)
-    labels = spin.weighed(batch, config) | chosen.labels
+    labels = regression.weighed(batch, **config.keypoint_weights) | chosen.labels
     found = regression.image_terms(*predicted, labels, assets, dict(config.weights), "spin49")
     return memory, jax.lax.pmean(found | spin.fit_metrics(chosen, batch["mask"]), AXIS)
 
@@ -190,8 +190,23 @@ def test_loss_falls_and_the_table_only_improves(loop, batch, assets):
   assert history[0]["fits_improved"] == history[0]["fits_valid"] == 1, "every first fit is better than none"
   np.testing.assert_array_equal(tables[-1]["known"], np.isin(np.arange(20), batch["id"][:7]))  # the eighth is padding
   points = lambda t: points_of(assets["keypoint_body"], t["betas"][:8], matrices_of(t["pose"][:8]))
-  first, last = (np.mean(quality_of(points(t), batch["keypoints2d"])[:7]) for t in (tables[0], tables[-1]))
-  assert last < first
+  quality = np.stack([quality_of(points(t), batch["keypoints2d"])[:7] for t in tables])
+  assert quality[-1].mean() < quality[0].mean()
+  kept = np.array([h["fits_quality"] for h in history])  # means, each fit seen by the camera it was compared with
+  assert np.all(kept[1:] <= 1.001 * quality[:-1].mean(1)), "nothing is worse than what it takes the place of"
+
+
+def test_a_fit_that_is_worse_than_the_known_one_is_not_kept(loop, batch, assets):
+  state, step = loop
+  fits = setting.fits_of(batch)  # the truth, which nothing betters
+  fits["known"][[4, 5]] = False
+  before = fits_memory.create(setting.NUM_EXAMPLES, fits)
+  after, metrics = step(state.replace(memory={"fits": before}), batch, assets)
+  assert float(metrics["fits_improved"]) == pytest.approx(2 / 7)
+  known = np.setdiff1d(np.arange(setting.NUM_EXAMPLES), [4, 5])
+  jax.tree.map(lambda a, b: np.testing.assert_array_equal(np.asarray(a)[known], np.asarray(b)[known]),
+               after.memory["fits"], before)
+  assert np.all(after.memory["fits"]["known"][:8])
 
 
 def test_fits_teach_as_if_they_came_from_a_file(loop, batch, assets):
@@ -279,7 +294,8 @@ def test_state_keeps_its_types_so_a_step_compiles_once(loop, batch, assets):
     ({"fitting.mode": "sometimes"}, "fitting.mode is 'sometimes'"), ({"fitting.method": "eft"}, "fitting.method"),
     ({"fitting.ignored": ("tail",)}, "fitting.ignored is 'tail'"), ({"fitting.steps": 0}, "steps 0"),
     ({"fitting.threshold": 0.0}, "threshold 0.0"), ({"fitting.mode": "static"}, "jhmr.static_fits"),
-    ({"num_examples": 0}, "config.data.examples"), ({"net.activation": "gelu"}, "net.activation is 'gelu'")])
+    ({"num_examples": 0}, "config.data.examples"),
+    ({"fitting.mode": "none", "fits": "some.npz"}, "config.fits names 'some.npz'"), ({"net.activation": "gelu"}, "net.activation is 'gelu'")])
 def test_unknown_choices_are_refused_at_once(change, message):
   with pytest.raises(InputError, match=message):
     spin.build(setting.get_config(**change))
@@ -290,3 +306,5 @@ def test_fits_and_ids_of_other_data_are_refused(batch, assets):
     start(batch, assets | {"fits": setting.fits_of(batch, 21)})
   with pytest.raises(InputError, match="number them 0..19"):
     start(batch | {"id": batch["id"] + 1000}, assets)
+  with pytest.raises(InputError, match="only 1 different ids"):
+    start(batch | {"id": 0 * batch["id"]}, assets)

@@ -55,12 +55,11 @@ def test_quality_is_the_authors(theirs):
 
 
 def test_losses_are_the_authors(theirs):
-  config = ml_collections.ConfigDict({"keypoint_weights": {"detected": 0.25, "annotated": 1.0}})
   two, three = regression.JOINTS_2D["spin49"], regression.JOINTS_3D["spin49"]
 
   @jax.jit
   def ours(i):
-    labels = spin.weighed({"keypoints2d": i["keypoints2d"]}, config)["keypoints2d"]
+    labels = regression.weighed({"keypoints2d": i["keypoints2d"]}, detected=0.25)["keypoints2d"]
     values = {
         "keypoints2d": (losses.keypoints2d_squared(i["projected"], labels[:, two]), jnp.ones(spin_inputs.PEOPLE)),
         "keypoints3d": (losses.keypoints3d(i["points"][:, three], i["keypoints3d"], regression.HIPS),

@@ -41,6 +41,8 @@ class Examples(tfds.core.GeneratorBasedBuilder):
 def record(id, image, box, size_hw, **labels):  # pylint: disable=redefined-builtin
   """One example in the form of `records.features`; labels that are not given are zeros, which says they are unknown.
 
+  Only `visible` comes from the 2D keypoints then: those with a confidence are.
+
   Args:
     id: number of the example.
     image: bytes of its JPEG or PNG, stored as they are.
@@ -50,6 +52,8 @@ def record(id, image, box, size_hw, **labels):  # pylint: disable=redefined-buil
   blank = {name: np.zeros(f.shape, f.np_dtype) for name, f in records.features().items()
            if name not in ("image", "parts", "depth_png")}
   png = lambda dtype: cv2.imencode(".png", np.zeros(size_hw, dtype))[1].tobytes()
+  if "keypoints2d" in labels:  # that of photographs says who is labelled, and zeros would say that all are hidden
+    labels = {"visible": (np.asarray(labels["keypoints2d"])[:, 2] > 0).astype(np.float32)} | labels
   return blank | {"pose": np.tile(np.eye(3, dtype=np.float32), (24, 1, 1)), "id": id, "person": id,
                   "box": np.asarray(box, np.float32), "image": io.BytesIO(image), "parts": io.BytesIO(png(np.uint8)),
                   "depth_png": png(np.uint16)} | labels
