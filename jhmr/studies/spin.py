@@ -38,7 +38,7 @@ def prepare(config_file, workdir, smoke):
   os.makedirs(workdir, exist_ok=True)
   made = {}
   for method, steps in (("spin", 100), ("smplify", 0)):
-    out = os.path.join(workdir, f"static_fits_{method}.npz")
+    out = os.path.abspath(os.path.join(workdir, f"static_fits_{method}.npz"))
     mode = "spin,smoke" if smoke else "spin"
     command = [sys.executable, "-m", "jhmr.static_fits", f"--config={config_file}:{mode}", "--out", out,
                "--method", method, "--steps", str(3 if smoke else steps)]
