@@ -6,8 +6,9 @@ Writes pose [N, 72] axis-angle, betas [N, 10] and quality [N] (`systems.spin.qua
 keypoint or no readable record), row i for the example with id i: `--config.fits=fits.npz` of the same data, which the
 file names. Nothing is augmented. Interrupted, the same command goes on where it was.
 
-Joints that do not count are config.fitting.ignored for its own method, the method's for others. Steps: 500 of each stage for Adam from a
-cold start ("spin"; its own 100 suit the start that a network gives), the method's own for the others.
+Joints that do not count are config.fitting.ignored for its own method, the method's for others. Steps: 500 of each
+stage for Adam from a cold start ("spin"; its own 100 suit the start that a network gives), the method's own for the
+others.
 
 Source: SPIN, section 3.4, initial fits by SMPLify run before training.
 Differs: fits start from the mean pose of the pose prior, seen from the front. The authors' start from poses that a

@@ -95,7 +95,7 @@ def load_run(workdir):
 
 
 def measure(name, study, homes, workdir):
-  """What study.measured says of every image; read from the workdir when settings and the runs it opened are the same."""
+  """What study.measured says of every image; read from the workdir when settings and the runs it opened are as then."""
   path, opened = os.path.join(workdir, "measured", f"{name}.npz"), {}
   settings = json.loads(json.dumps(study.settings))
   if os.path.exists(path):

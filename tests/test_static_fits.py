@@ -10,6 +10,7 @@ from jhmr import assets, fits_memory, static_fits
 from jhmr.data import source
 from jhmr.data.builders import examples
 from jhmr.errors import InputError
+from jhmr.fitting import smplify
 import runs
 
 SPIN = str(runs.ROOT / "configs" / "spin.py") + ":smoke"
@@ -106,6 +107,7 @@ def test_fits_of_other_data_are_refused_by_what_differs(tmp_path, people):
   check(configured(f"fits={tmp_path}/silent.npz", "seed=1"))
 
 
-def test_joints_that_do_not_count_are_the_configs():
+def test_joints_that_do_not_count_are_the_configs_for_its_own_method():
   config = runs.config_of("fitting.ignored=('nose',)", config=SPIN)
-  assert static_fits._method(config, "smplify").ignored == ("nose",)  # pylint: disable=protected-access
+  ignored = lambda method: static_fits._method(config, method).ignored  # pylint: disable=protected-access
+  assert ignored("spin") == ("nose",) and ignored("smplify") == smplify.METHODS["smplify"].ignored
