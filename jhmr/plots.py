@@ -8,7 +8,7 @@ import numpy as np
 
 SIZE = (360, 480)                # height, width in pixels
 MARGINS = (34, 16, 46, 60)       # top, right, bottom, left
-COLORS = ((31, 110, 180), (214, 92, 30), (44, 140, 70), (150, 60, 150), (120, 120, 120))
+COLORS = ((31, 110, 180), (214, 92, 30), (44, 140, 70), (150, 60, 150), (120, 120, 120), (200, 160, 0), (0, 160, 170))
 INK, GRID = (50, 50, 50), (225, 225, 225)
 _SHIFT = 4                       # OpenCV's coordinates are in 1/16 pixels
 
