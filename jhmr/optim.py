@@ -5,6 +5,7 @@ turned into steps when the batch size and the data are known, so that overriding
 """
 
 import copy
+import functools
 
 import jax
 import jax.numpy as jnp
@@ -124,6 +125,20 @@ def make_optimizer(config, num_steps):
     decay = [optax.add_decayed_weights(c["weight_decay"])] if c["weight_decay"] else []
     return optax.chain(*clip, *decay, optax.adam(schedule, **adam))
   raise InputError(f"optimiser field name is {c['name']!r}: use 'adam' or 'adamw'")
+
+
+def of_run(config, critic=False):
+  """A function of no arguments that gives a run's optimisers: {"net": ...}, with a critic also {"critic": ...}.
+
+  Only training needs them, and the length of the run. Where that is known they are made at once, so that wrong fields
+  of config.optim and config.critic_optim are found before anything else.
+  """
+  fields = {"net": "optim"} | ({"critic": "critic_optim"} if critic else {})
+  made = functools.cache(lambda: {name: make_optimizer(config[field], config.num_steps)
+                                  for name, field in fields.items()})
+  if "num_steps" in config:
+    made()
+  return made
 
 
 def accumulate(part, carry, batch, num_parts):

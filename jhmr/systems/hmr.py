@@ -20,8 +20,6 @@ Differs from the authors' code:
   - 3D joint errors are weighted by confidence; there are as many real poses as images, not three times as many.
 """
 
-import functools
-
 import jax
 import jax.numpy as jnp
 from jhmr import losses
@@ -67,15 +65,7 @@ def build(config):
   check(config)
   network, weights = regression.build(config), dict(config.weights)
   critic = Critic() if weights["adversarial"] else None
-  num_parts = config.get("accumulate", 1)
-
-  @functools.cache
-  def optimizers():  # only training needs them, and the length of the run
-    txs = {"net": optim.make_optimizer(config.optim, config.num_steps)}
-    return txs | ({"critic": optim.make_optimizer(config.critic_optim, config.num_steps)} if critic else {})
-
-  if "num_steps" in config:
-    optimizers()  # wrong fields are found at once
+  optimizers, num_parts = optim.of_run(config, critic is not None), config.get("accumulate", 1)
 
   def init(rng, batch, assets):
     fresh = jax.jit(lambda *given: _fresh_state(network, critic, optimizers(), *given))

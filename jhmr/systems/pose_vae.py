@@ -15,8 +15,6 @@ Differs from the authors' code:
   - bodies of mean shape are SMPL's, not SMPL-X's.
 """
 
-import functools
-
 import jax
 import jax.numpy as jnp
 from jhmr import losses
@@ -98,13 +96,7 @@ def build(config):
   check(config)
   net, weights = pose_vae.PoseVae(**config.net, axis_name=AXIS), dict(config.weights)
   num_parts = config.get("accumulate", 1)
-
-  @functools.cache
-  def optimizer():  # only training needs it, and the length of the run
-    return optim.make_optimizer(config.optim, config.num_steps)
-
-  if "num_steps" in config:
-    optimizer()  # wrong fields are found at once
+  optimizers = optim.of_run(config)
 
   def init(rng, batch, assets):
     del assets
@@ -114,7 +106,7 @@ def build(config):
       variables = net.init(rng, pose_prior.features(body_pose), jnp.zeros((1, config.net.latent)))
       params = {"net": variables["params"]}
       return TrainState(step=jnp.zeros((), jnp.int32), params=params, stats={"net": variables["batch_stats"]},
-                        opt_state={"net": optimizer().init(params["net"])}, memory={})
+                        opt_state={"net": optimizers()["net"].init(params["net"])}, memory={})
 
     return fresh(rng, batch["body_pose"][:1])
 
@@ -143,7 +135,7 @@ def build(config):
 
     stats, (grads, metrics), _ = optim.accumulate(part, state.stats["net"], batch, num_parts)
     grads, metrics, stats = jax.lax.pmean((grads, metrics, stats), AXIS)  # after grad, or it would be silently wrong
-    updates, opt_state = optimizer().update(grads, state.opt_state["net"], state.params["net"])
+    updates, opt_state = optimizers()["net"].update(grads, state.opt_state["net"], state.params["net"])
     params = optax.apply_updates(state.params["net"], updates)
     return state.replace(step=state.step + 1, params={"net": params}, opt_state={"net": opt_state},
                          stats={"net": stats}), metrics | {"grad_norm_net": optax.tree.norm(grads)}

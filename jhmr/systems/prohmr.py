@@ -275,14 +275,7 @@ def build(config):
   nets, weights = networks(config.net), dict(config.weights)
   critic = Critic() if weights["adversarial"] else None
   num_random, num_parts = config.train_samples - 1, config.get("accumulate", 1)
-
-  @functools.cache
-  def optimizers():  # only training needs them, and the length of the run
-    txs = {"net": optim.make_optimizer(config.optim, config.num_steps)}
-    return txs | ({"critic": optim.make_optimizer(config.critic_optim, config.num_steps)} if critic else {})
-
-  if "num_steps" in config:
-    optimizers()  # wrong fields are found at once
+  optimizers = optim.of_run(config, critic is not None)
   start = jax.jit(lambda rng, batch, mean: fresh_state(nets, critic, optimizers(), rng, batch, mean))
 
   def init(rng, batch, assets):

@@ -28,7 +28,6 @@ Differs from the authors' code:
   - pose and betas may be labelled separately; each label replaces its part of the fit.
 """
 
-import functools
 from typing import NamedTuple
 
 import jax
@@ -181,7 +180,7 @@ def choose(memory, predicted, batch, assets, config):
 
 
 def prepared(batch, config):
-  """A batch with 3D labels hidden where training is unpaired, weighted keypoints, and all fields of augmentation."""
+  """A batch with 3D labels hidden where training is unpaired, and all fields of augmentation."""
   zeros = jnp.zeros_like(batch["mask"])
   hidden = {name: zeros for name in ("has_pose", "has_betas", "has_keypoints3d")} if config.unpaired else {}
   return {"flip": zeros, "angle_rad": zeros} | batch | hidden
@@ -209,19 +208,13 @@ def build(config):
   check(config)
   network, weights = regression.build(config), dict(config.weights)
   mode, num_parts = config.fitting.mode, config.get("accumulate", 1)
-
-  @functools.cache
-  def optimizer():  # only training needs it, and the length of the run
-    return optim.make_optimizer(config.optim, config.num_steps)
-
-  if "num_steps" in config:
-    optimizer()  # wrong fields are found at once
+  optimizers = optim.of_run(config)
 
   def init(rng, batch, assets):
     @jax.jit
     def networks(rng, image, mean):
       variables = network.init(rng, image, mean)
-      return variables["params"], variables["batch_stats"], optimizer().init(variables["params"])
+      return variables["params"], variables["batch_stats"], optimizers()["net"].init(variables["params"])
 
     memory = fresh_memory(config, batch, assets)
     params, stats, moments = networks(rng, batch["image"][:1], assets["mean"])
@@ -265,7 +258,7 @@ def build(config):
     # Averaged after grad: differentiating through a collective would be silently wrong.
     grads, metrics, stats = jax.lax.pmean((grads, metrics, stats), AXIS)
     metrics |= {"grad_norm_net": optax.tree.norm(grads)}
-    updates, moments = optimizer().update(grads, state.opt_state["net"], params)
+    updates, moments = optimizers()["net"].update(grads, state.opt_state["net"], params)
     memory = state.memory
     if mode == "in_the_loop":
       memory = {"fits": fits_memory.update(memory["fits"], batch["id"], chosen.pose, chosen.betas, chosen.quality,
