@@ -43,6 +43,7 @@ class Prediction:
   betas: jax.Array          # [B, S, 10]
   camera: jax.Array         # [B, S, 3]
   log_prob: jax.Array       # [B, S]; zeros for systems without a density
+  vertices: Any = None      # [B, S, N, 3] metres, camera frame: a mesh that is no posed body, where a system makes one
 
 
 class Encoded(NamedTuple):
@@ -69,6 +70,8 @@ class System(NamedTuple):
   step: Callable
   predict: Callable  # (state, batch, assets) -> Prediction
   latent: Latent | None = None  # for systems with a density over poses
+  # (state, batch, assets, keys [B], num) -> Prediction of num hypotheses, for systems that make a set in their own way.
+  choose: Callable | None = None
 
 
 def sound(metrics):
