@@ -75,6 +75,17 @@ SPIN = UNPAIRED | dict(
 
 SPIN_STATIC = SPIN | {"fitting": SPIN["fitting"] | {"mode": "static"}}
 
+GRAPHCMR = dict(
+    system="graphcmr",
+    supervision="paper",
+    train="joint",
+    pyramid="",
+    model_joints="graphcmr24",
+    net=dict(backbone="resnet_tiny", mesh="graph", layers=5, channels=64, hidden=256, start="mean", dtype="float32",
+             batch_norm="device", remat=False, conv="auto", determinant="nearest"),
+    weights=dict(vertices=1.0, keypoints2d=1.0, keypoints3d=0.0, smpl_vertices=1.0, smpl_keypoints2d=1.0,
+                 smpl_keypoints3d=0.0, pose=1.0, betas=0.1))
+
 POSE_VAE = dict(
     system="pose_vae",
     batch_size=128,
@@ -89,7 +100,10 @@ RUNS = {"hmr": HMR, "prohmr": PROHMR,
         "prohmr_without_mode": PROHMR | {"weights": PROHMR["weights"] | WITHOUT_MODE},
         "hmr_unpaired": HMR_UNPAIRED, "spin": SPIN, "spin_25": SPIN | {"fitting": SPIN["fitting"] | {"steps": 25}},
         "spin_none": SPIN | {"fitting": SPIN["fitting"] | {"mode": "none"}},
-        "spin_static": SPIN_STATIC, "spin_static_smplify": SPIN_STATIC, "pose_vae": POSE_VAE}
+        "spin_static": SPIN_STATIC, "spin_static_smplify": SPIN_STATIC, "pose_vae": POSE_VAE,
+        "graphcmr": GRAPHCMR, "graphcmr_fc": GRAPHCMR | {"net": GRAPHCMR["net"] | {"mesh": "fc"}},
+        "graphcmr_parts": GRAPHCMR | {"data": SHARED["data"] | {"input": "parts"}},
+        "graphcmr_iuv": GRAPHCMR | {"data": SHARED["data"] | {"input": "iuv"}}}
 
 
 def get_config(mode="prohmr"):
