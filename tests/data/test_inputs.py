@@ -89,4 +89,4 @@ def test_rgb_pays_nothing_for_the_other_inputs():
   """Its program does not even take the chart as an argument: what is made from it is dropped before XLA."""
   settings = synthetic.Settings(image_size=32)
   program = jax.jit(lambda assets: synthetic.examples(assets, 0, np.arange(2), settings)["image"])
-  assert f"{len(people.assets()['surface'].faces)}x3x3xf32" not in program.lower(people.assets()).as_text()
+  assert f"tensor<{len(people.assets()['surface'].faces)}x3x3xf32>" not in program.lower(people.assets()).as_text()
