@@ -35,7 +35,7 @@ def get_config(mode="full"):
       warm_start="",             # python -m jhmr.convert --kind resnet makes a start of torchvision's file
       stuck_after_s=0,
       # Rendered people come again every `examples`; data sets on disk know their number.
-      data=dict(source="stream", examples=20000, share_2d_only=0.7, mocap="", num_workers=0, num_threads=8,
+      data=dict(source="stream", examples=20000, share_2d_only=0.7, mocap="", input="rgb", num_workers=0, num_threads=8,
                 max_bad_share=0.05),
       # Source: SPIN, section 4: 50 iterations, of two stages; error below which a fit supervises: authors' options.
       # Their camera stage always uses annotated joints, since the first look at the fits' errors clears the detected
