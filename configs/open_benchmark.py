@@ -30,7 +30,7 @@ SHARED = dict(
     warm_start="",
     stuck_after_s=0,
     # The quickstart's people, a third of them seen in part, so that there is something to be unsure of.
-    data=dict(source="stream", share_2d_only=0.1, mocap="", photo=0.0, variety=0.0, facing_deg=60.0,
+    data=dict(source="stream", share_2d_only=0.1, mocap="", input="rgb", photo=0.0, variety=0.0, facing_deg=60.0,
               share_occluded=0.1, share_truncated=0.3, roll_deg=3.0),
     optim=dict(name="adamw", learning_rate=1e-3, schedule="cosine", warmup="200 steps", decay_every="", decay=0.1,
                weight_decay=1e-4, clip_norm=50.0),

@@ -10,11 +10,16 @@ Per person, `<name>.npz` and `<name>.json` with every hypothesis, `<name>.obj` o
 input, overlay, side view. `boxes.json` is {"photo.jpg": [[x, y, width, height], ...]} in pixels; a box should hold
 the whole person. Without boxes the whole image is one box, enlarged to a square.
 
+A mesh that is no posed body, where a system makes one, is `<name>_mesh.obj` and "vertices" in the `.npz`.
+
 For systems with a density over poses, `--num-samples N` gives the mode and N - 1 samples. Sample s of a person depends
 on the picture and (--seed, the person's name, s) alone, not on who else is asked for. "shown" lists those that are
 drawn as bodies and get a mesh, `<name>_sample<s>.obj`: all up to 4, else the mode and the medoids of three clusters of
 the samples. The `.npz` has all N, with their latents "z"; the `.json` has no latents and, above 128, only those shown:
 its "hypotheses" says which. "log_prob" is the density of the 6D rotations drawn.
+
+For systems that make sets of hypotheses in their own way, `--num-samples N` gives a set of N: of many heads those that
+stand for all of them, of a mixture N of its means, of an autoencoder N draws. Only latents are missing then.
 
 `--interpolate K` walks through the latent space from the mode to the first sample shown, on to the second, ..., with K
 bodies between any two: `<name>_walk.png` and `<name>_walk.npz`, axes [leg, K + 2] with the ends.
@@ -162,6 +167,21 @@ def predicting(system):
   return found
 
 
+def choosing(system, args):
+  """As `predicting`, with --num-samples, for systems that make sets of hypotheses in their own way."""
+  @jax.jit
+  def choose(state, crops, assets, keys):
+    batch = {"image": images_lib.normalize(crops)}
+    return sampling.of_system(system, state, batch, assets, keys, args.num_samples, pictures.SHOWN)
+
+  def found(state, people, crops, assets):
+    names = [p["name"] for p in people] + [""] * (len(crops) - len(people))
+    everyone = jax.device_get(choose(state, crops, assets, sampling.keys_of(args.seed, names)))
+    for i in range(len(people)):
+      yield jax.tree.map(lambda x, i=i: x[i], everyone), None
+  return found
+
+
 def sampling_from(latent, args):
   """As `predicting`, with --num-samples: (Hypotheses, the walk (Prediction, z) with leaves [L, T, ...], or None).
 
@@ -205,8 +225,8 @@ def parse(argv):
   parser.add_argument("--focal", type=float, help="focal length in image pixels; default 5000/224 of the longer side")
   parser.add_argument("--no-meshes", action="store_true", help="write no .obj")
   parser.add_argument("--no-pictures", action="store_true", help="write no .png")
-  parser.add_argument("--num-samples", type=int, metavar="N", help="N hypotheses a person, the mode first; for systems "
-                      "with a density over poses")
+  parser.add_argument("--num-samples", type=int, metavar="N", help="N hypotheses a person, the best guess first; for "
+                      "systems that have many")
   parser.add_argument("--seed", type=int, default=0, help="of the samples")
   parser.add_argument("--interpolate", type=int, metavar="K", help="also walk from the mode through the samples shown, "
                       "with K bodies between any two")
@@ -233,13 +253,16 @@ def main(argv):
   args = parse(argv)
   check(args)
   config, system, state, assets = evaluate.load_run(args.workdir, args.step, args.body)
-  if args.num_samples and system.latent is None:
-    raise InputError(f"--num-samples needs a system with a density over poses, but {args.workdir!r} is a run of "
-                     f"{config.system!r}: train configs/prohmr.py")
+  if args.num_samples and system.latent is None and system.choose is None:
+    raise InputError(f"--num-samples needs a system of many hypotheses, but {args.workdir!r} is a run of "
+                     f"{config.system!r}: train configs/prohmr.py or configs/multibodies.py")
+  if args.interpolate and system.latent is None:
+    raise InputError(f"--interpolate walks through a latent space, which {config.system!r} has not: leave it out")
   people = from_files(args, config.image_size) if args.images else from_split(args, config, assets)
   os.makedirs(args.out, exist_ok=True)
   assets = assets | {"joints_body": sampling.body_of(assets)}
-  find = sampling_from(system.latent, args) if args.num_samples else predicting(system)
+  find = predicting(system) if not args.num_samples else (
+      choosing(system, args) if system.latent is None else sampling_from(system.latent, args))
   rows = []
   for first in range(0, len(people), BATCH):
     group = people[first:first + BATCH]

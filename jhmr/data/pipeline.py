@@ -81,6 +81,8 @@ def _options(config):
   for name, value in chosen.items():
     if value < 0:
       raise InputError(f"config.data.{name} is {value}: give 0 or more")
+  if config.data.get("input", "rgb") != "rgb":
+    raise InputError(f"config.data.input is {config.data.input!r}: data sets on disk show rgb alone")
   if not 0 <= config.seed < 2**32:
     raise InputError(f"config.seed is {config.seed}: give a number in 0..{2**32 - 1}")
   return chosen

@@ -20,6 +20,7 @@ from jhmr.body import rotations
 from jhmr.body import smpl
 from jhmr.data import appearance
 from jhmr.data import images
+from jhmr.data import inputs
 from jhmr.errors import InputError
 
 NAMES = joints.names("spin49")
@@ -50,6 +51,7 @@ class Settings(NamedTuple):
   photo: float = 1.0                 # strength of exposure, tint, blur and grain
   variety: float = 1.0               # of clothes, backgrounds and light; 0: one outfit in an empty studio
   hide: str = ""                     # "multibodies": the protocol of ambiguous crops, see `splits`
+  input: str = "rgb"                 # what "image" shows: rgb, parts or iuv, see `data.inputs`
 
 
 class Split(NamedTuple):
@@ -99,16 +101,17 @@ def check(settings):
   need("box_scale", 0.5 <= settings.box_scale <= 4, "0.5 to 4 times the person")
   need("scale_jitter", 0 <= settings.scale_jitter <= 0.6, "0 to 0.6")
   need("hide", settings.hide in ("", "multibodies"), "nothing or multibodies")
+  need("input", settings.input in inputs.KINDS, f"one of {', '.join(inputs.KINDS)}")
 
 
 def split_examples(assets, name, index, settings):
   """Examples index [B] of a fixed split; see `examples`.
 
-  Of `settings`, image_size, photo, variety and facing_deg matter; the rest is the split's own.
+  Of `settings`, image_size, photo, variety, facing_deg and input matter; the rest is the split's own.
   """
   split = splits()[name]
   base = Settings(image_size=settings.image_size, photo=settings.photo, variety=settings.variety,
-                  facing_deg=settings.facing_deg)
+                  facing_deg=settings.facing_deg, input=settings.input)
   return examples(assets, split.seed, index, base._replace(**split.changes))
 
 
@@ -136,18 +139,19 @@ def examples(assets, seed, index, settings):
   posed = smpl.forward(assets["body"], who["betas"], pose)
   points = smpl.keypoints(assets["body"], posed, "spin49")
   camera = jax.vmap(lambda *a: _camera(*a, settings))(u["box"], where["ray"], points, posed.joints[:, 0])
-  picture = _picture(assets, posed.vertices + camera["transl"][:, None], camera, who["clothes"], u, settings)
-  labels = jax.vmap(lambda *a: _labels(*a, settings))(camera, picture)
+  seen = _picture(assets, posed.vertices + camera["transl"][:, None], camera, who["clothes"], u, settings)
+  labels = jax.vmap(lambda *a: _labels(*a, settings))(camera, seen)
   known = (u["known"][:, 0] >= settings.share_2d_only).astype(jnp.float32)
   only_if = lambda x: x * known.reshape(-1, *[1] * (x.ndim - 1))
   return {
-      "id": index, "mask": jnp.ones_like(known), "image": images.normalize(picture["image"]),
+      "id": index, "mask": jnp.ones_like(known),
+      "image": images.normalize(inputs.picture(settings.input, seen)),
       "global_orient": only_if(pose[:, :1]), "body_pose": only_if(pose[:, 1:]), "betas": only_if(who["betas"]),
       "has_pose": known, "has_betas": known, "has_keypoints3d": known,
       "keypoints3d": only_if(jnp.concatenate([points, jnp.ones_like(points[..., :1])], -1)),
       "real_pose": who["real_pose"][:, 1:], "real_betas": who["real_betas"],
       "transl": only_if(camera["transl"]), "focal_px": camera["focal_px"], "center_px": camera["center_px"],
-      "parts": picture["parts"], "depth": picture["depth"], "person": person, "view": view, **labels}
+      "parts": seen["parts"], "iuv": seen["iuv"], "depth": seen["depth"], "person": person, "view": view, **labels}
 
 
 # How many uniform numbers each part of a view takes; all come from one call.
@@ -223,7 +227,7 @@ def _hidden_joints(u, settings):
 
 
 def _picture(assets, vertices_cam, camera, clothes, u, settings):
-  """Image [B, S, S, 3] in 0..255, parts, depth, and what hides the person [B, S, S]."""
+  """Image [B, S, S, 3] in 0..255, parts, surface coordinates, depth, and what hides the person [B, S, S]."""
   body, surface = assets["body"], assets["surface"]
   size = (settings.image_size,) * 2
   people = vertices_cam[:, None]
@@ -242,7 +246,9 @@ def _picture(assets, vertices_cam, camera, clothes, u, settings):
 
   image, covered = jax.vmap(paint)(u, clothes, lamps, seen, part, camera)
   shown = (part > 0) & ~covered
+  iuv = inputs.encode_iuv(render.interpolate_corners(scene, surface.iuv))
   return {"image": image, "parts": jnp.where(shown, part, 0).astype(jnp.uint8), "covered": covered,
+          "iuv": jnp.where(shown[..., None], iuv, 0),
           "depth": jnp.where(shown, scene.depth, 0.0), "surface_m": scene.depth, "overflow": scene.overflow}
 
 
