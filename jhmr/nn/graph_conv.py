@@ -19,7 +19,7 @@ from jhmr import sparse
 import numpy as np
 
 FORMS = ("auto", "dense", "blocks", "gather", "sparse")
-_WHOLE = 1024     # vertices up to which the dense product is no slower
+_WHOLE = 128      # vertices up to which the dense product is no slower
 _GROUP = 8        # channels of a group of group norm
 _EPSILON = 1e-5
 
