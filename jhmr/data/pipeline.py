@@ -19,6 +19,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from jhmr.body import poses
+from jhmr.data import ambiguous
 from jhmr.data import bad_records
 from jhmr.data import images
 from jhmr.data import pools
@@ -45,7 +46,7 @@ def open_evaluation(config, name, process_index=0, process_count=1):
 def _open(config, split, augmented, process_index, process_count):
   options = _options(config)
   plan = rows.Plan(str(config.data.source), split, int(config.image_size), bool(config.data.get("maps", False)),
-                   int(config.seed), augmented, written_ns(config.data.source))
+                   int(config.seed), augmented, written_ns(config.data.source), options["hide"])
   shapes, size = rows.layout(plan), len(rows.open_plan(plan)[0])
   local, num_batches = config.batch_size // process_count, -(-size // config.batch_size)
 
@@ -75,12 +76,14 @@ def written_ns(directory):
 
 
 def _options(config):
-  """{"num_workers", "num_threads", "max_bad_share"} of config.data, checked."""
-  chosen = {"num_workers": 0, "num_threads": 8, "max_bad_share": 0.05}
+  """{"num_workers", "num_threads", "max_bad_share", "hide"} of config.data, checked."""
+  chosen = {"num_workers": 0, "num_threads": 8, "max_bad_share": 0.05, "hide": ""}
   chosen = {name: type(value)(config.data.get(name, value)) for name, value in chosen.items()}
-  for name, value in chosen.items():
-    if value < 0:
-      raise InputError(f"config.data.{name} is {value}: give 0 or more")
+  for name in ("num_workers", "num_threads", "max_bad_share"):
+    if chosen[name] < 0:
+      raise InputError(f"config.data.{name} is {chosen[name]}: give 0 or more")
+  if chosen["hide"] not in ("", *ambiguous.PROTOCOLS):
+    raise InputError(f"config.data.hide is {chosen['hide']!r}: nothing, {' or '.join(ambiguous.PROTOCOLS)}")
   if config.data.get("input", "rgb") != "rgb":
     raise InputError(f"config.data.input is {config.data.input!r}: data sets on disk show rgb alone")
   if not 0 <= config.seed < 2**32:

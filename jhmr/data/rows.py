@@ -11,6 +11,7 @@ from typing import NamedTuple
 import cv2
 import numpy as np
 
+from jhmr.data import ambiguous
 from jhmr.data import augment
 from jhmr.data import records
 from jhmr.errors import InputError
@@ -27,6 +28,7 @@ class Plan(NamedTuple):
   seed: int
   augmented: bool  # False in evaluation, where a bad record and the padding have mask 0
   written_ns: int  # when the data set was: one built anew in the same place is another one
+  hide: str = ""   # a protocol of `data.ambiguous`
 
 
 class Bad(NamedTuple):
@@ -88,7 +90,8 @@ def _example(plan, record, position, crop):
   rng = np.random.default_rng((plan.seed, position))
   prior = rng.integers(2**32, dtype=np.uint32) if plan.augmented else np.uint32(position)
   chosen = augment.draw(rng) if plan.augmented else augment.Augmentation()
-  made = augment.apply(record | records.decode_maps(record), chosen, plan.image_size, crop)
+  shown = ambiguous.apply(record | records.decode_maps(record), plan.hide, plan.seed if plan.augmented else 0)
+  made = augment.apply(shown, chosen, plan.image_size, crop)
   return made | {name: np.int32(record[name]) for name in ("id", "person", "view")} | {
       "prior": prior, "mask": np.float32(1)}
 
