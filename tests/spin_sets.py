@@ -95,7 +95,7 @@ def slow_errors(points, target):
 
 
 def knowing_system(pose, shape, cameras, shift_m=None):
-  """A System that predicts row i for photograph i; with shift_m [3] a mesh too, of which all vertices are so far off."""
+  """A System that predicts row i for photograph i; with shift_m [3] a mesh too, so far off."""
   from jhmr.body import rotations
   from jhmr.data import images
   matrices = np.asarray(rotations.axis_angle_to_matrix(pose.reshape(NUM, 24, 3)))
