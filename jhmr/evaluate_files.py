@@ -14,7 +14,7 @@ from typing import NamedTuple
 import cv2
 from jhmr import evaluate, files, hypothesis_report, intervals, joint_scores, parallel, report, silhouettes
 from jhmr.body import joints
-from jhmr.data import ambiguous, images, source, spin_crop, spin_files
+from jhmr.data import ambiguous, images, inputs, source, spin_crop, spin_files
 from jhmr.errors import InputError
 import jax
 import jax.numpy as jnp
@@ -47,7 +47,7 @@ THREADS = 8
 
 # --- what a run sees
 
-def open_batches(arrays, rows, root, batch_size, image_size, crop, mapper, pool):
+def open_batches(arrays, rows, root, batch_size, image_size, crop, mapper, pool, kind="rgb"):
   """(batch, number of batches): batch(i) has this process's rows of batch i, `mask` 0 on the padding.
 
   Args:
@@ -55,6 +55,7 @@ def open_batches(arrays, rows, root, batch_size, image_size, crop, mapper, pool)
     rows: [M] those to show.
     crop: one of CROPS.
     pool: threads that crop.
+    kind: what the run is shown, of `inputs.KINDS`.
   """
   local = batch_size // mapper.process_count
   labels = {k: arrays[k].astype(np.float32) for k in ("S", "pose", "shape") if k in arrays}
@@ -63,7 +64,7 @@ def open_batches(arrays, rows, root, batch_size, image_size, crop, mapper, pool)
 
   def picture(row):
     path = os.path.join(root, arrays["imgname"][row])
-    return read_crop(path, arrays["center"][row], arrays["scale"][row], image_size, crop)
+    return read_crop(path, arrays["center"][row], arrays["scale"][row], image_size, crop, kind)
 
   def batch(i):
     index = i * batch_size + mapper.process_index * local + np.arange(local)
@@ -76,13 +77,16 @@ def open_batches(arrays, rows, root, batch_size, image_size, crop, mapper, pool)
   return batch, -(-len(rows) // batch_size)
 
 
-def read_crop(path, center_px, scale, size, crop="exact"):
-  """The crop [size, size, 3] uint8 RGB of a photograph's box. Raises InputError when it cannot be made.
+def read_crop(path, center_px, scale, size, crop="exact", kind="rgb"):
+  """The crop [size, size, 3] uint8 of the box of a photograph or label image. Raises InputError when it cannot be made.
 
   Args:
     scale: side of the box over 200 pixels.
     crop: "exact", `images.crop`; "spin", the bytes of the authors' code.
+    kind: of `inputs.KINDS`; labels are cropped by the nearest pixel.
   """
+  if kind != "rgb":
+    return inputs.crop(inputs.read(path, kind), kind, center_px, 200 * scale, size)
   try:
     with open(path, "rb") as f:
       data = f.read()
@@ -278,10 +282,14 @@ def score(args):
   arrays = spin_files.read(args.annotations, benchmark.needs, spin_files.KEYPOINTS if args.ambiguous else ())
   if args.ambiguous:
     arrays = ambiguous_boxes(arrays, args.ambiguous, args.annotations)
+  config, system, state, assets = evaluate.load_run(args.workdir, args.step, args.body)
+  kind = inputs.kind_of(config)
+  if kind != "rgb" and args.crop != CROPS[0]:
+    raise InputError(f"--crop {args.crop} is of photographs, but the run sees {kind}: leave it out")
+  arrays["imgname"] = np.array([inputs.name_of(name, kind) for name in arrays["imgname"]])
   rows, total = find_rows(arrays, benchmark, args), len(arrays["imgname"])
   if len(rows) < total:
     report.warn(f"{total - len(rows):,} of {total:,} people are left out, their files are missing")
-  config, system, state, assets = evaluate.load_run(args.workdir, args.step, args.body)
   assets, size = load_assets(config, assets, benchmark)
   mapper = parallel.make(args.parallel)
   program = make_program(mapper, system, benchmark, size)
@@ -289,7 +297,7 @@ def score(args):
   keep = {"keep": counter(arrays, rows, args.images, args.masks or args.images)} if benchmark.outlines else {}
   with concurrent.futures.ThreadPoolExecutor(THREADS, thread_name_prefix="jhmr-crop") as pool:
     batches = open_batches(arrays, rows, args.images, args.batch_size or batch_size, config.image_size, args.crop,
-                           mapper, pool)
+                           mapper, pool, kind)
     values, results = gather(program, batches, mapper.replicate(state), mapper.replicate(assets), mapper, **keep)
   names = {"run": config.system, "run mesh": f"{config.system} mesh"}
   table = [{"method": names.get(method, method), "examples": len(rows)} | summarise(v, benchmark)

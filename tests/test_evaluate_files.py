@@ -152,9 +152,9 @@ def test_ambiguous_crops_of_a_file_or_of_the_keypoints_are_shown(monkeypatch, bo
   center, scale = sets.boxes()
   np.savez(tmp_path / "amb.npz", amb_center=center + 1, amb_scale=scale / 2)
   seen, plain = {}, evaluate_files.read_crop
-  def recording(path, center, scale, size, crop):
+  def recording(path, center, scale, size, crop, kind):
     seen[path[-5]] = [*center, scale]
-    return plain(path, center, scale, size, crop)
+    return plain(path, center, scale, size, crop, kind)
   monkeypatch.setattr(evaluate_files, "read_crop", recording)
   row = score(monkeypatch, bodies, tmp_path, "h36m_p1", "s.npz", "--ambiguous", str(tmp_path / "amb.npz"))["knowing"]
   np.testing.assert_allclose([seen[str(i)] for i in range(sets.NUM)], np.column_stack([center + 1, scale / 2]))
