@@ -131,10 +131,12 @@ def main(argv):
   parser.add_argument("--out", help="also write the rows as JSON here, and plots of the hypotheses beside it")
   parser.add_argument("--body", help="another body than the run's: an SMPL file or folder")
   real = parser.add_argument_group("published benchmarks, in the place of splits; see docs/real_data.md")
-  real.add_argument("--benchmark", metavar="NAME", help="3dpw, h36m_p1, h36m_p2, mpi_inf_3dhp or lsp")
+  real.add_argument("--benchmark", metavar="NAME", help="3dpw, h36m_p1, h36m_p2, mpi_inf_3dhp, up_3d or lsp")
   real.add_argument("--annotations", metavar="NPZ", help="in the format of SPIN's dataset_extras")
   real.add_argument("--images", metavar="FOLDER", help="that its image names are below")
   real.add_argument("--masks", metavar="FOLDER", help="that its label images are below; default: as --images")
+  real.add_argument("--ambiguous", metavar="NPZ", help="crops of parts of people: of 3D Multi-bodies' *_amb3.npz, or "
+                    "paper or code, which make such crops from 2D keypoints")
   real.add_argument("--crop", help="exact, the default, or spin: the bytes of the authors' code")
   real.add_argument("--skip-missing", action="store_true", help="leave out people whose files are missing")
   real.add_argument("--result-file", metavar="NPZ", help="write what SPIN's evaluation does: joints, poses, cameras")
@@ -145,7 +147,8 @@ def main(argv):
     from jhmr import evaluate_files  # it builds on this file
     evaluate_files.score(args)
     return
-  if odd := [n for n in ("annotations", "images", "masks", "crop", "skip_missing", "result_file") if getattr(args, n)]:
+  alone = ("annotations", "images", "masks", "ambiguous", "crop", "skip_missing", "result_file")
+  if odd := [name for name in alone if getattr(args, name)]:
     raise InputError(f"--{odd[0].replace('_', '-')} goes with --benchmark: name one, or leave it out")
   if args.out and not os.path.isdir(os.path.dirname(os.path.abspath(args.out))):
     raise InputError(f"the folder of --out {args.out!r} does not exist: make it first")

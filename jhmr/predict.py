@@ -10,6 +10,8 @@ Per person, `<name>.npz` and `<name>.json` with every hypothesis, `<name>.obj` o
 input, overlay, side view. `boxes.json` is {"photo.jpg": [[x, y, width, height], ...]} in pixels; a box should hold
 the whole person. Without boxes the whole image is one box, enlarged to a square.
 
+A run that was shown body parts or surface coordinates (`config.data.input`) is given them in PNGs, see `data.inputs`.
+
 A mesh that is no posed body, where a system makes one, is `<name>_mesh.obj` and "vertices" in the `.npz`.
 
 For systems with a density over poses, `--num-samples N` gives the mode and N - 1 samples. Sample s of a person depends
@@ -33,6 +35,7 @@ import sys
 import cv2
 from jhmr import command, evaluate, pictures, predict_files, report, sampling
 from jhmr.data import images as images_lib
+from jhmr.data import inputs
 from jhmr.data import source as source_lib
 from jhmr.errors import InputError
 import jax
@@ -107,27 +110,29 @@ def check_names(names):
     raise InputError(f"the files of {odd[0]!r} would be written twice: rename one of the images of that name")
 
 
-def people_of(path, boxes, image_size):
-  """One record a person: name, crop and where the crop lies in the image."""
-  image = read_image(path)
+def people_of(path, boxes, image_size, kind="rgb"):
+  """One record a person: name, crop and where the crop lies in the image, of a photograph or `inputs`' labels."""
+  image = read_image(path) if kind == "rgb" else inputs.read(path, kind)
   height, width = image.shape[:2]
   rows = np.array([[0, 0, width, height]], np.float32) if boxes is None else boxes.get(os.path.basename(path), ())
   stem = os.path.splitext(os.path.basename(path))[0]
   for i, (x, y, w, h) in enumerate(rows):
     center, side = np.array([x + w / 2, y + h / 2], np.float32), float(max(w, h))
+    crop = (images_lib.crop(image, center, side, image_size) if kind == "rgb"
+            else inputs.crop(image, kind, center, side, image_size))
     yield {"name": stem if len(rows) == 1 else f"{stem}_{i}", "image": os.path.basename(path), "box_center_px": center,
            "box_size_px": side, "image_size": np.array([width, height], np.float32),
-           "crop": images_lib.crop(image, center, side, image_size)}
+           "crop": crop}
 
 
-def from_files(args, image_size):
-  """All people of the files; in a folder, files that are no images are named and passed over."""
+def from_files(args, image_size, kind="rgb"):
+  """All people of the files; in a folder, files that are no images of the kind are named and passed over."""
   boxes = read_boxes(args.boxes) if args.boxes else None
   files = find_images(args.images)
   people, bad = [], []
   for path in files:
     try:
-      people.extend(people_of(path, boxes, image_size))
+      people.extend(people_of(path, boxes, image_size, kind))
     except InputError as error:
       bad.append(str(error))
   if not people:
@@ -258,7 +263,8 @@ def main(argv):
                      f"{config.system!r}: train configs/prohmr.py or configs/multibodies.py")
   if args.interpolate and system.latent is None:
     raise InputError(f"--interpolate walks through a latent space, which {config.system!r} has not: leave it out")
-  people = from_files(args, config.image_size) if args.images else from_split(args, config, assets)
+  people = (from_files(args, config.image_size, inputs.kind_of(config)) if args.images
+            else from_split(args, config, assets))
   os.makedirs(args.out, exist_ok=True)
   assets = assets | {"joints_body": sampling.body_of(assets)}
   find = predicting(system) if not args.num_samples else (

@@ -18,6 +18,7 @@ from jhmr.body import poses
 from jhmr.body import render
 from jhmr.body import rotations
 from jhmr.body import smpl
+from jhmr.data import ambiguous
 from jhmr.data import appearance
 from jhmr.data import images
 from jhmr.data import inputs
@@ -50,7 +51,7 @@ class Settings(NamedTuple):
   share_occluded: float = 0.35       # examples with something in front
   photo: float = 1.0                 # strength of exposure, tint, blur and grain
   variety: float = 1.0               # of clothes, backgrounds and light; 0: one outfit in an empty studio
-  hide: str = ""                     # "multibodies": the protocol of ambiguous crops, see `splits`
+  hide: str = ""                     # multibodies or multibodies_code: a protocol of `data.ambiguous`
   input: str = "rgb"                 # what "image" shows: rgb, parts or iuv, see `data.inputs`
 
 
@@ -100,7 +101,7 @@ def check(settings):
   need("off_axis_deg", 0 <= settings.off_axis_deg <= 40, "0 to 40 degrees")
   need("box_scale", 0.5 <= settings.box_scale <= 4, "0.5 to 4 times the person")
   need("scale_jitter", 0 <= settings.scale_jitter <= 0.6, "0 to 0.6")
-  need("hide", settings.hide in ("", "multibodies"), "nothing or multibodies")
+  need("hide", settings.hide in ("", *ambiguous.PROTOCOLS), f"nothing, {' or '.join(ambiguous.PROTOCOLS)}")
   need("input", settings.input in inputs.KINDS, f"one of {', '.join(inputs.KINDS)}")
 
 
@@ -200,10 +201,9 @@ def _camera(u, ray, points, pelvis, settings):
   """
   transl = ray - pelvis
   flat = (points + transl)[:, :2] / (points + transl)[:, 2:]
-  hidden = _hidden_joints(u[0], settings)
+  hidden, scale = _protocol(u[0], settings)
   low = jnp.min(jnp.where(hidden[:, None], jnp.inf, flat), 0)
   high = jnp.max(jnp.where(hidden[:, None], -jnp.inf, flat), 0)
-  scale = 1.05 if settings.hide else settings.box_scale
   side = scale * jnp.max(high - low) * (1.0 + settings.scale_jitter * (2 * u[1] - 1))
   center = (low + high) / 2 + settings.shift_jitter * side * (2 * u[2:4] - 1)
   zoom = jnp.where(u[4] < settings.share_truncated, 0.45 + 0.35 * u[5], 1.0)
@@ -214,16 +214,14 @@ def _camera(u, ray, points, pelvis, settings):
           "keypoints_px": flat * focal_px + center_px, "depth_m": (points + transl)[:, 2], "hidden": hidden}
 
 
-_HEAD = ("nose", "eye", "ear", "head", "jaw")
-_PROTOCOL = (("knee", "ankle", "toe", "heel"), (*_HEAD, "neck", "thorax", "shoulder", "elbow", "wrist"), _HEAD, ())
-_HIDDEN = np.array([[any(part in name for part in parts) for name in NAMES] for parts in _PROTOCOL])
-
-
-def _hidden_joints(u, settings):
-  """[49] bool, joints the protocol hides: legs 0.3, arms and head 0.3, head 0.3, nothing 0.1."""
+def _protocol(u, settings):
+  """(joints that `data.ambiguous` hides [49] bool, side of the box over the extent of the others)."""
   if not settings.hide:
-    return jnp.zeros(len(NAMES), bool)
-  return jnp.asarray(_HIDDEN)[jnp.sum(u > jnp.array([0.3, 0.6, 0.9])).astype(int)]
+    return jnp.zeros(len(NAMES), bool), settings.box_scale
+  protocol = ambiguous.PROTOCOLS[settings.hide]
+  kind = jnp.sum(u > jnp.array(ambiguous.BELOW)).astype(int)
+  whole = protocol.padding if protocol.recrops_all else settings.box_scale
+  return jnp.asarray(protocol.hidden)[kind], jnp.where(kind == ambiguous.NOTHING, whole, protocol.padding)
 
 
 def _picture(assets, vertices_cam, camera, clothes, u, settings):
@@ -292,7 +290,7 @@ def _compose(u, color, body, camera, settings):
     exists = (u["occluded"][0] < settings.share_occluded * settings.variety) & ((i == 0) | (u["occluded"][1] < 0.4))
     painted, mask = appearance.paint(image, shape, exists, grid, center, (0.05, 0.22))
     image, covered = painted + jnp.where(mask[..., None], 0.4 * noise, 0.0), covered | mask
-  if settings.hide:
+  if settings.hide == "multibodies":  # the authors leave in the picture what overlaps the crop
     mask = _patches(camera, grid, size)
     image, covered = jnp.where(mask[..., None], 0.45 + 0.4 * noise, image), covered | mask
   return appearance.develop(image, u["develop"], u["words"][1], settings.photo), covered
