@@ -6,6 +6,7 @@ python -m jhmr.train --config configs/open_benchmark.py:prohmr              # on
 python -m jhmr.train --config configs/open_benchmark.py:prohmr,smoke        # two steps, for tests
 Runs: hmr, prohmr, prohmr_without_mode; pose_vae; without any 3D label hmr_unpaired, spin_none, spin_static,
 spin_static_smplify, spin, spin_25. All that fit begin with static fits, as in the paper, which the study makes.
+Meshes: graphcmr; graphcmr_fc, without a graph; graphcmr_parts and graphcmr_iuv, of label images.
 """
 
 from ml_collections import ConfigDict
@@ -75,6 +76,17 @@ SPIN = UNPAIRED | dict(
 
 SPIN_STATIC = SPIN | {"fitting": SPIN["fitting"] | {"mode": "static"}}
 
+GRAPHCMR = dict(
+    system="graphcmr",
+    supervision="paper",
+    train="joint",
+    pyramid="",
+    model_joints="graphcmr24",
+    net=dict(backbone="resnet_tiny", mesh="graph", layers=2, channels=64, hidden=256, start="mean", dtype="float32",
+             batch_norm="device", remat=False, conv="auto", determinant="nearest"),
+    weights=dict(vertices=1.0, keypoints2d=1.0, keypoints3d=0.0, smpl_vertices=1.0, smpl_keypoints2d=1.0,
+                 smpl_keypoints3d=0.0, pose=1.0, betas=0.1))
+
 POSE_VAE = dict(
     system="pose_vae",
     batch_size=128,
@@ -83,13 +95,54 @@ POSE_VAE = dict(
     net=dict(version=2, hidden=512, latent=32, dropout=0.1),
     weights=dict(kl=0.005, vertices=0.0, rotations=2.0, joints=2.0))
 
+JOINT_PRIOR = dict(
+    system="joint_prior",
+    batch_size=512,
+    duration="2000 steps",
+    jitter_m=0.01,
+    net=dict(dim=72, couplings=20, hidden=128, dropout=0.0),
+    weights=dict(nll=1.0))
+
+MULTIBODIES = dict(
+    system="multibodies",
+    supervision="spin",
+    camera_convention="spin",
+    prior="",
+    supervise_first=False,
+    quantise="paper",
+    net=HMR["net"] | dict(hypotheses=100, apart=1, spread=0.1),
+    weights={n: w for n, w in HMR["weights"].items() if n != "adversarial"} | dict(keypoints2d_all=100.0))
+
+_OF_BODY = {n: w for n, w in HMR["weights"].items() if n != "adversarial"}
+SMPL_MDN = dict(
+    system="smpl_mdn",
+    supervision="spin",
+    camera_convention="spin",
+    mixture=dict(components=100, variance=0.001, spread=0.1, learn=""),
+    net=HMR["net"],
+    weights=_OF_BODY | dict(nll=0.001))
+
+SMPL_CVAE = dict(
+    system="smpl_cvae",
+    supervision="spin",
+    camera_convention="spin",
+    net=HMR["net"] | dict(latent=16, encoder_hidden=256),
+    weights=_OF_BODY | dict(kl=0.05))
+
 # Source: ProHMR, table 5: the regression losses on the mode are left out, those on samples stay.
 WITHOUT_MODE = {name: 0.0 for name in PROHMR["weights"] if name.endswith("_mode")}
 RUNS = {"hmr": HMR, "prohmr": PROHMR,
         "prohmr_without_mode": PROHMR | {"weights": PROHMR["weights"] | WITHOUT_MODE},
         "hmr_unpaired": HMR_UNPAIRED, "spin": SPIN, "spin_25": SPIN | {"fitting": SPIN["fitting"] | {"steps": 25}},
         "spin_none": SPIN | {"fitting": SPIN["fitting"] | {"mode": "none"}},
-        "spin_static": SPIN_STATIC, "spin_static_smplify": SPIN_STATIC, "pose_vae": POSE_VAE}
+        "spin_static": SPIN_STATIC, "spin_static_smplify": SPIN_STATIC, "pose_vae": POSE_VAE, "joint_prior": JOINT_PRIOR,
+        "multibodies": MULTIBODIES,
+        "multibodies_no_reprojection": MULTIBODIES | {"weights": MULTIBODIES["weights"] | dict(keypoints2d_all=0.0)},
+        "multibodies_first": MULTIBODIES | dict(supervise_first=True, quantise="code"),
+        "smpl_mdn": SMPL_MDN, "smpl_cvae": SMPL_CVAE,
+        "graphcmr": GRAPHCMR, "graphcmr_fc": GRAPHCMR | {"net": GRAPHCMR["net"] | {"mesh": "fc"}},
+        "graphcmr_parts": GRAPHCMR | {"data": SHARED["data"] | {"input": "parts"}},
+        "graphcmr_iuv": GRAPHCMR | {"data": SHARED["data"] | {"input": "iuv"}}}
 
 
 def get_config(mode="prohmr"):
@@ -105,6 +158,8 @@ def get_config(mode="prohmr"):
     config.optim.warmup = "0 steps"
     if "fitting" in config:
       config.data.examples, config.fitting.steps = 24, 3
+    if "channels" in config.net:
+      config.net.update(dict(layers=1, channels=32))
     if "flow" in config.net:
       config.net.flow.update(dict(blocks=2, hidden=32))
   return config

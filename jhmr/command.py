@@ -149,14 +149,14 @@ def read_config(workdir):
     raise InputError(f"{path} is damaged ({error}): restore it, or train again into a new workdir") from error
 
 
-_OLDER = {"camera_convention": "spin", "data.input": "rgb"}  # what runs did before their configs said so
+OLDER = {"camera_convention": "spin", "data.input": "rgb"}  # what runs did before their configs said so
 
 
 def check_resumable(config, old):
   """Raises InputError, naming the keys, when a run cannot go on under another config."""
   new, old = flatten(json.loads(to_json(config))), flatten(old)
   for one, other in ((new, old), (old, new)):
-    for key, value in _OLDER.items():
+    for key, value in OLDER.items():
       if key in one:
         other.setdefault(key, value)
   same = lambda k: k in new and k in old and _tuples(new[k]) == _tuples(old[k])
