@@ -62,7 +62,7 @@ def prior_weights(seed=1):
     if key.endswith("mask"):
       found[key] = (rng.uniform(size=shape) < 0.5).astype(np.float32)
     else:
-      size = (3.0 / shape[1]) ** 0.5 if len(shape) > 1 else 0.05
+      size = (1.8 / shape[1]) ** 0.5 if len(shape) > 1 else 0.05
       found[key] = rng.uniform(-size, size, shape).astype(np.float32)
   return found
 
