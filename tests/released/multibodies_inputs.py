@@ -100,17 +100,19 @@ def body():
 
 
 def training():
-  """What the losses see: rotations of hypotheses as axis-angle, betas, cameras; and labels.
+  """What the losses see: 6D numbers of hypotheses in SPIN's layout, betas, cameras; and labels, poses as axis-angle.
 
   Every example has SMPL parameters, as their code assumes; the second lacks 3D joints.
   """
-  rng = np.random.RandomState(3)
+  rng = np.random.RandomState(6)
   uniform = lambda size, *shape: rng.uniform(-size, size, (BATCH, *shape))
   confidence = [rng.choice([0.0, 0.5, 1.0], size=(BATCH, n, 1), p=[0.3, 0.2, 0.5]) for n in (49, 24)]
-  pose = uniform(0.6, 72)
-  far = np.where(np.arange(HYPOTHESES) == np.array([[2], [0], [3]]), 0.1, 0.5)[..., None]  # who is likely the best
-  made = {"rotations": pose[:, None] + far * uniform(1.0, HYPOTHESES, 72), "betas": uniform(1.0, HYPOTHESES, 10),
-          "camera": np.array([0.5, 0, 0]) + uniform(0.4, HYPOTHESES, 3), "pose": pose, "to_betas": uniform(1.0, 10),
+  pose = uniform(0.5, 24, 3)
+  first_order = np.eye(3) + np.cross(pose[..., None, :], np.eye(3)).swapaxes(-1, -2)  # nearly those rotations
+  far = np.where(np.arange(HYPOTHESES) == np.array([[2], [0], [3]]), 0.1, 0.6)[..., None]  # who is likely the best
+  made = {"six_d": first_order[..., :2].reshape(BATCH, 1, 144) + far * uniform(1.0, HYPOTHESES, 144),
+          "betas": uniform(1.0, HYPOTHESES, 10), "camera": np.array([0.5, 0, 0]) + uniform(0.4, HYPOTHESES, 3),
+          "pose": pose.reshape(BATCH, 72), "to_betas": uniform(1.0, 10),
           "keypoints2d": np.concatenate([uniform(0.8, 49, 2), confidence[0]], -1),
           "keypoints3d": np.concatenate([uniform(0.6, 24, 3), confidence[1]], -1),
           "has_pose": np.ones(BATCH), "has_keypoints3d": np.array([1.0, 0, 1])}

@@ -23,7 +23,8 @@ from released import multibodies_inputs as inputs
 from systems import prohmr_inputs
 import torch
 
-LOSSES = ("joint", "angle", "shape", "skel2d", "vertex", "skel2d_modewise", "depth_modewise", "nll", "nll_reg")
+# Their losses and default weights; that of vertices is 0, and densities of labels are for training the prior.
+WEIGHTS = {"joint": 25.0, "angle": 1.0, "shape": 0.001, "skel2d": 1.0, "skel2d_modewise": 0.1, "depth_modewise": 1.0}
 FACE5 = ("nose", "right_eye", "left_eye", "right_ear", "left_ear")
 
 
@@ -97,17 +98,14 @@ def fresh_prior(model, RealNVP):
 
 
 def trained(owner):
-  """Losses of each image before their weights, who was best, and gradients of the weighted sum."""
+  """Losses of each image before their weights, who was best, and gradients of each image's weighted sum."""
   i = {k: torch.tensor(v) for k, v in inputs.training().items()}
   from utils.conversions import rot3x3_to_axis_angle
-  from utils.geometry import batch_rodrigues
-  shape = (inputs.BATCH, inputs.HYPOTHESES, inputs.JOINTS, 3, 3)
-  leaves = {"rotations": batch_rodrigues(i["rotations"].reshape(-1, 3)).reshape(shape), "betas": i["betas"].clone(),
-            "camera": i["camera"].clone()}
-  leaves = {k: v.requires_grad_() for k, v in leaves.items()}
-  axis = rot3x3_to_axis_angle(leaves["rotations"]).flatten(2)
-  given = {"pred_shape": leaves["betas"], "pred_camera": leaves["camera"], "pred_local_axis": axis[..., 3:],
-           "pred_global_rotmat": leaves["rotations"][:, :, :1]}
+  from utils.geometry import rot6d_to_rotmat
+  leaves = {k: i[k].clone().requires_grad_() for k in ("six_d", "betas", "camera")}
+  rotations = rot6d_to_rotmat(leaves["six_d"]).reshape(inputs.BATCH, inputs.HYPOTHESES, inputs.JOINTS, 3, 3)
+  given = {"pred_shape": leaves["betas"], "pred_camera": leaves["camera"], "pred_global_rotmat": rotations[:, :, :1],
+           "pred_local_axis": rot3x3_to_axis_angle(rotations).flatten(2)[..., 3:]}
   del owner.model
   vars(owner)["model"] = lambda _: given
   batch = {"img": torch.zeros(inputs.BATCH, 3, 2, 2), "keypoints": i["keypoints2d"], "pose": i["pose"],
@@ -116,20 +114,18 @@ def trained(owner):
   owner.train()
   owner.model_realnvp.eval()  # no dropout
   owner.accuracy_metrics.compute_accuracies = lambda *_: {}
-  raw = {f"loss_{n}": 1.0 for n in LOSSES}
-  owner.loss_weights = raw
+  owner.loss_weights = {f"loss_{n}": 1.0 for n in WEIGHTS}
   out = owner(0, batch)
-  found = {f"loss_{n}": out[f"loss_{n}"] for n in LOSSES if n != "nll_reg"}
+  found = {f"loss_{n}": out[f"loss_{n}"] for n in WEIGHTS}
   found |= {"best": out["min_mode_gt"], "log_prob": out["log_weights"], "joints": out["out_joints_mode"][:, :, 25::3]}
-  owner.loss_weights = {"loss_joint": 25.0, "loss_angle": 1.0, "loss_shape": 0.001, "loss_skel2d": 1.0,
-                        "loss_vertex": 1.0, "loss_skel2d_modewise": 0.1, "loss_depth_modewise": 1.0}
+  owner.loss_weights = {f"loss_{n}": w for n, w in WEIGHTS.items()}
   matmul = torch.matmul
   with mock.patch("torch.matmul", lambda a, b: matmul(a.clone(), b)):  # their SMPL writes into what it multiplied
-    loss = owner(0, batch)["objective"]
-  found["objective"] = loss
-  loss.mean().backward()
+    found["objective"] = owner(0, batch)["objective"]
+  found["objective"].sum().backward()
   for name, leaf in leaves.items():
-    found |= {f"grad_{name}_norm": leaf.grad.norm(), f"grad_{name}_dot": dot(name, leaf.grad)}
+    grads = leaf.grad.flatten(1)
+    found |= {f"grad_{name}_norms": grads.norm(dim=1), f"grad_{name}_dots": torch.stack([dot(name, g) for g in grads])}
   return found
 
 
