@@ -13,8 +13,8 @@ import cv2
 import jax
 import jax.numpy as jnp
 from jhmr import command, report
-from jhmr.benchmarks import body, data, eft, fitting, flow, growth, hypotheses, input as input_row, precision, render
-from jhmr.benchmarks import smplify, timing, train, train_prohmr, train_spin
+from jhmr.benchmarks import body, data, eft, fitting, flow, growth, hypotheses, input as input_row, precision, quantise
+from jhmr.benchmarks import render, smplify, timing, train, train_prohmr, train_spin
 from jhmr.errors import InputError
 
 ROWS = {
@@ -32,6 +32,7 @@ ROWS = {
     "smplify": smplify.fits64,          # 64 people, 49 keypoints each, 100 + 100 steps of Adam
     "smplify_1024": smplify.fits1024,
     "eft": eft.fine_tuned,              # 4 people, a small network fine-tuned for each, 20 evaluations
+    "quantise": quantise.sets,          # 64 images, 100 hypotheses each -> 5, 10 and 25 that stand for them
     "people": data.rendered_people,     # the on-device stream of labelled images
     "input": input_row.disk_input,      # augmented crops from JPEGs on disk, on one core
 }
