@@ -83,13 +83,32 @@ POSE_VAE = dict(
     net=dict(version=2, hidden=512, latent=32, dropout=0.1),
     weights=dict(kl=0.005, vertices=0.0, rotations=2.0, joints=2.0))
 
+JOINT_PRIOR = dict(
+    system="joint_prior",
+    batch_size=512,
+    duration="2000 steps",
+    jitter_m=0.01,
+    net=dict(dim=72, couplings=20, hidden=128, dropout=0.0),
+    weights=dict(nll=1.0))
+
+MULTIBODIES = dict(
+    system="multibodies",
+    supervision="spin",
+    camera_convention="spin",
+    prior="",
+    supervise_first=False,
+    quantise="paper",
+    net=HMR["net"] | dict(hypotheses=100, spread=0.1),
+    weights={n: w for n, w in HMR["weights"].items() if n != "adversarial"} | dict(keypoints2d_all=100.0))
+
 # Source: ProHMR, table 5: the regression losses on the mode are left out, those on samples stay.
 WITHOUT_MODE = {name: 0.0 for name in PROHMR["weights"] if name.endswith("_mode")}
 RUNS = {"hmr": HMR, "prohmr": PROHMR,
         "prohmr_without_mode": PROHMR | {"weights": PROHMR["weights"] | WITHOUT_MODE},
         "hmr_unpaired": HMR_UNPAIRED, "spin": SPIN, "spin_25": SPIN | {"fitting": SPIN["fitting"] | {"steps": 25}},
         "spin_none": SPIN | {"fitting": SPIN["fitting"] | {"mode": "none"}},
-        "spin_static": SPIN_STATIC, "spin_static_smplify": SPIN_STATIC, "pose_vae": POSE_VAE}
+        "spin_static": SPIN_STATIC, "spin_static_smplify": SPIN_STATIC, "pose_vae": POSE_VAE, "joint_prior": JOINT_PRIOR,
+        "multibodies": MULTIBODIES}
 
 
 def get_config(mode="prohmr"):

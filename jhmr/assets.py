@@ -1,6 +1,7 @@
 """What never changes in a run: the body, its surface, the joints-only body, the mean parameters."""
 
 from jhmr import fits_memory
+from jhmr import joint_prior
 from jhmr.body import landmarks, mesh, poses, rotations, smpl
 from jhmr.data import source
 from jhmr.errors import InputError
@@ -19,14 +20,14 @@ def load(config, training=True, fits=True):
       `mean_params` is "" for the mean of the pose sampler, or the path of an `smpl_mean_params.npz`; its
       `data.mocap` is "" for the pose sampler, or the path of a mocap file that takes its place; its `model_joints`,
       where there is one, is the joint set a system compares with the labels; its `fits`, where there are any, are
-      files of initial fits of the training examples, see `fits_memory.read`, and its
-      `pose_prior` the file of a `priors.Gmm`, "" for that of the pose sampler.
+      files of initial fits of the training examples, see `fits_memory.read`; its `pose_prior` the file of a
+      `priors.Gmm`, "" for that of the pose sampler; its `prior`, where there is one, the workdir of a joint_prior.
     training: also what only training needs.  fits: among it config.fits, which only a run's first step needs.
   Returns:
     {"body": Smpl, "keypoint_body": Smpl of a few dozen points, "surface": Surface,
      "mean": {"pose": [24, 3, 3] root in the camera frame, "betas": [10], "camera": [3]},
      "mocap": MocapTable, if there is one, "fits": {"pose", "betas", "known"} on the host, if there are any,
-     "pose_prior": Gmm, if the config speaks of one}
+     "pose_prior": Gmm, if the config speaks of one, "joint_prior": JointPrior, if there is one}
   Raises:
     InputError: for a file that is missing or is not a body, or fits that say that they are of other data.
   """
@@ -37,6 +38,8 @@ def load(config, training=True, fits=True):
   more = {"fits": _fits(config)} if training and fits and config.get("fits", "") else {}
   if training and "pose_prior" in config:
     more["pose_prior"] = priors.read_gmm(config.pose_prior) if config.pose_prior else priors.default_gmm()
+  if config.get("prior", ""):
+    more["joint_prior"] = joint_prior.load(config.prior)
   return mocap | more | {"body": body, "keypoint_body": landmarks.rigid_body(body, sets),
                          "surface": mesh.surface(arrays), "mean": mean_parameters(config.mean_params)}
 

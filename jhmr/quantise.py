@@ -11,7 +11,8 @@ TIE = 1e-4  # distances to a centre closer than this share are equal
 _EXACT = jax.lax.Precision.HIGHEST
 
 
-def quantise(points, values, num, key, log_weights=None, keep_first=True, steps=STEPS):
+def quantise(points, values, num, key, log_weights=None, keep_first=True, steps=STEPS,
+             even_start=False):
   """Chooses num hypotheses that represent all of them.
 
   Args:
@@ -22,6 +23,8 @@ def quantise(points, values, num, key, log_weights=None, keep_first=True, steps=
     log_weights: [S], -inf for hypotheses that do not count; within a cluster they act through a softmax. None: equal.
     keep_first: the mode is one of the num, and num - 1 clusters stand for the others (3D Multi-bodies); otherwise num
       clusters of all hypotheses, of which the mode is one (what ProHMR's text says of n > 1 fits both).
+    even_start: the start takes all hypotheses that count for equally likely. Weights of a density over many joints
+      are e^50 apart: by them, the start would be the num likeliest ones, however near to each other.
   Returns:
     medoids [num] int32, real hypotheses; centroids [num, ...], means of `values` that need not be bodies.
   Raises:
@@ -38,7 +41,8 @@ def quantise(points, values, num, key, log_weights=None, keep_first=True, steps=
   if keep_first:
     log_weights = log_weights.at[0].set(-jnp.inf)
   points = jnp.asarray(points).reshape(points.shape[0], -1)
-  first = points[start(points, num - keep_first, key, log_weights)]
+  evenly = jnp.where(log_weights > -jnp.inf, 0.0, -jnp.inf)
+  first = points[start(points, num - keep_first, key, evenly if even_start else log_weights)]
   centres, labels = lloyd(points, first, log_weights, steps)
   chosen = medoids(points, centres, labels, log_weights)
   centroids = averages(values, labels, values[chosen], log_weights)
