@@ -101,6 +101,22 @@ MULTIBODIES = dict(
     net=HMR["net"] | dict(hypotheses=100, spread=0.1),
     weights={n: w for n, w in HMR["weights"].items() if n != "adversarial"} | dict(keypoints2d_all=100.0))
 
+_OF_BODY = {n: w for n, w in HMR["weights"].items() if n != "adversarial"}
+SMPL_MDN = dict(
+    system="smpl_mdn",
+    supervision="spin",
+    camera_convention="spin",
+    mixture=dict(components=100, variance=0.001, spread=0.1, learn=""),
+    net=HMR["net"],
+    weights=_OF_BODY | dict(nll=0.001))
+
+SMPL_CVAE = dict(
+    system="smpl_cvae",
+    supervision="spin",
+    camera_convention="spin",
+    net=HMR["net"] | dict(latent=16, encoder_hidden=256),
+    weights=_OF_BODY | dict(kl=0.05))
+
 # Source: ProHMR, table 5: the regression losses on the mode are left out, those on samples stay.
 WITHOUT_MODE = {name: 0.0 for name in PROHMR["weights"] if name.endswith("_mode")}
 RUNS = {"hmr": HMR, "prohmr": PROHMR,
@@ -108,7 +124,10 @@ RUNS = {"hmr": HMR, "prohmr": PROHMR,
         "hmr_unpaired": HMR_UNPAIRED, "spin": SPIN, "spin_25": SPIN | {"fitting": SPIN["fitting"] | {"steps": 25}},
         "spin_none": SPIN | {"fitting": SPIN["fitting"] | {"mode": "none"}},
         "spin_static": SPIN_STATIC, "spin_static_smplify": SPIN_STATIC, "pose_vae": POSE_VAE, "joint_prior": JOINT_PRIOR,
-        "multibodies": MULTIBODIES}
+        "multibodies": MULTIBODIES,
+        "multibodies_no_reprojection": MULTIBODIES | {"weights": MULTIBODIES["weights"] | dict(keypoints2d_all=0.0)},
+        "multibodies_first": MULTIBODIES | dict(supervise_first=True, quantise="code"),
+        "smpl_mdn": SMPL_MDN, "smpl_cvae": SMPL_CVAE}
 
 
 def get_config(mode="prohmr"):

@@ -184,3 +184,12 @@ def critic_fake(fake_scores):
 def critic_real(real_scores):
   """What the critic pays for scores [..., D] of real poses other than 1 -> [...]. Source: HMR, Eq. 8."""
   return jnp.sum((real_scores - 1.0) ** 2, axis=-1)
+
+
+def kl_divergence(mean, std):
+  """KL(N(mean, std^2) || N(0, 1)), summed over latents: [..., L] -> [...].
+
+  Source: SMPL-X, L_KL; authors' `train/vposer_trainer.py`.
+  """
+  log_std = jnp.log(jnp.maximum(std, jnp.finfo(std.dtype).tiny))  # softplus underflows to 0
+  return 0.5 * jnp.sum(mean ** 2 + std ** 2 - 1 - 2 * log_std, axis=-1)

@@ -26,6 +26,10 @@ ROOMS = {
     "jhmr.regression": ("jhmr.errors", "jhmr.body", "jhmr.losses", "jhmr.nn", "jhmr.state"),
     "jhmr.fits_memory": ("jhmr.errors", "jhmr.body", "jhmr.state"),
     "jhmr.pose_prior": ("jhmr.errors", "jhmr.body", "jhmr.nn", "jhmr.checkpoint", "jhmr.command"),
+    "jhmr.joint_prior": ("jhmr.errors", "jhmr.body", "jhmr.nn", "jhmr.checkpoint", "jhmr.command", "jhmr.regression"),
+    "jhmr.multi_hypothesis": ("jhmr.errors", "jhmr.body", "jhmr.joint_prior", "jhmr.quantise", "jhmr.regression",
+                              "jhmr.state"),
+    "jhmr.one_loss": ("jhmr.losses", "jhmr.optim", "jhmr.state"),
     "jhmr.losses": ("jhmr.body", "jhmr.state"),
     "jhmr.metrics": ("jhmr.body", "jhmr.state"),
     "jhmr.hypotheses": ("jhmr.body", "jhmr.metrics"),
@@ -41,7 +45,8 @@ ROOMS = {
     "jhmr.guard": ("jhmr.data.spec", "jhmr.state"),
     "jhmr.checkpoint": ("jhmr.errors", "jhmr.files", "jhmr.state"),
     "jhmr.systems": ("jhmr.errors", "jhmr.state", "jhmr.losses", "jhmr.metrics", "jhmr.optim", "jhmr.nn", "jhmr.body",
-                     "jhmr.regression", "jhmr.fits_memory", "jhmr.fitting", "jhmr.pose_prior"),
+                     "jhmr.regression", "jhmr.fits_memory", "jhmr.fitting", "jhmr.pose_prior", "jhmr.joint_prior",
+                     "jhmr.multi_hypothesis", "jhmr.one_loss"),
 }
 # Peers are imported inside the functions that run them, builders' TFDS inside theirs.
 NEVER = {"tensorflow", "torch", "smplx", "torchvision"}

@@ -15,17 +15,20 @@ class MultiRegressor(nn.Module):
 
   Layers and their names are those of `regressor.Regressor`; what is M times larger is the last one. Hypothesis m ends
   in the decoder W + W_m: W is the regressor's own, which every image trains and a trained regressor starts, and the W_m
-  are kept apart, by `OwnDecoders`. The image's share of the first layer is computed once; while nothing drops, so is
-  the whole first iteration, since all start from the same estimate.
+  are kept apart, by `OwnDecoders`. The image's share of the first layer is computed once, and everything but the last
+  layer is as long as the estimates are still one and nothing drops.
 
   Attributes:
     iterations, hidden, dropout, activation: as in `regressor.Regressor`.
+    apart: in how many of the iterations, the last ones, the hypotheses have decoders of their own. With all of them
+      (0) an iteration is M passes through the regressor; with one, it is none but the last layer.
   Source: 3D Multi-bodies (Biggs et al. 2020), section 4: the final output layer M times larger.
   """
   iterations: int = 3
   hidden: int = 1024
   dropout: float = 0.5
   activation: str = "relu"
+  apart: int = 0
 
   @nn.compact
   def __call__(self, features, start, own, train):
@@ -50,17 +53,26 @@ class MultiRegressor(nn.Module):
                 for size, name in zip(sizes, ("decpose", "decshape", "deccam"))]
     of_image = (fc1.product(features, slice(None, channels)) + fc1.bias)[:, None]                  # [B, 1, hidden]
     kernel, bias = own
-    count = kernel.shape[0] if train and self.dropout else 1  # hypotheses that differ so far
+    first_apart = self.iterations - (self.apart or self.iterations)
     start = jnp.concatenate([jnp.asarray(x, jnp.float32) for x in start])
-    estimate = jnp.broadcast_to(start[None, None], (features.shape[0], count, start.shape[0]))
-    for _ in range(self.iterations):
+    estimate = jnp.broadcast_to(start[None, None], (features.shape[0], 1, start.shape[0]))
+    for i in range(self.iterations):
+      if i == first_apart and train and self.dropout:  # from here on units drop for each hypothesis
+        estimate = jnp.broadcast_to(estimate, (estimate.shape[0], kernel.shape[0], estimate.shape[-1]))
       x = drop(act(of_image + fc1.product(estimate, slice(channels, None))))
       x = drop(act(fc2(x)))
-      common = jnp.concatenate([decode(x) for decode in decoders], -1)
-      x = jnp.broadcast_to(x, (x.shape[0], kernel.shape[0], x.shape[-1]))
-      estimate = estimate + common + jnp.einsum("bmh,mho->bmo", x, kernel) + bias[None]
+      estimate = estimate + jnp.concatenate([decode(x) for decode in decoders], -1)
+      if i >= first_apart:
+        estimate = estimate + _of_each(x, kernel) + bias[None]
     ends = [sum(sizes[:i + 1]) for i in range(len(sizes) - 1)]
     return tuple(jnp.split(estimate, ends, axis=-1))
+
+
+def _of_each(x, kernel):
+  """Features [B, M, hidden], or [B, 1, hidden] of all, times kernels [M, hidden, size] -> [B, M, size]."""
+  if x.shape[1] == 1:
+    return jnp.einsum("bh,mho->bmo", x[:, 0], kernel)
+  return jnp.einsum("mbh,mho->mbo", x.swapaxes(0, 1), kernel).swapaxes(0, 1)
 
 
 class OwnDecoders(nn.Module):
@@ -94,6 +106,7 @@ class MultiImageRegressor(nn.Module):
 
   Attributes: as in `regressor.ImageRegressor`;
     hypotheses: M.
+    apart: see `MultiRegressor`.
     spread: of the first hypotheses, see `OwnDecoders`.
   """
   backbone: str = "resnet50"
@@ -105,6 +118,7 @@ class MultiImageRegressor(nn.Module):
   batch_norm: str = "device"
   remat: bool = False
   hypotheses: int = 100
+  apart: int = 0
   spread: float = 0.1
   axis_name: Any = None
 
@@ -117,5 +131,5 @@ class MultiImageRegressor(nn.Module):
     backbone = ResNet(self.backbone, jnp.dtype(self.dtype), axis_name, self.remat, name="backbone")
     features = backbone(image, train and self.batch_norm != "frozen")
     own = OwnDecoders(self.hypotheses, self.hidden, tuple(x.shape[-1] for x in start), self.spread, name="own")()
-    head = MultiRegressor(self.iterations, self.hidden, self.dropout, self.activation, name="head")
+    head = MultiRegressor(self.iterations, self.hidden, self.dropout, self.activation, self.apart, name="head")
     return head(features, start, own, train)

@@ -39,15 +39,6 @@ def check(config):
                      f"look at {', '.join(odd)}")
 
 
-def kl_divergence(mean, std):
-  """KL(N(mean, std^2) || N(0, 1)), summed over latents: [..., L] -> [...].
-
-  Source: SMPL-X, L_KL; authors' `train/vposer_trainer.py`.
-  """
-  log_std = jnp.log(jnp.maximum(std, jnp.finfo(std.dtype).tiny))  # softplus underflows to 0
-  return 0.5 * jnp.sum(mean ** 2 + std ** 2 - 1 - 2 * log_std, axis=-1)
-
-
 def turned(predicted, target):
   """Mean angle in radians between rotations [..., J, 3, 3] -> [...].
 
@@ -66,7 +57,7 @@ def terms_of(six_d, mean, std, body_pose, assets, weights):
   """
   made, joints = pose_prior.body_pose_of(six_d), pose_vae.NUM_JOINTS
   target = body_pose.at[:, joints:].set(jnp.eye(3, dtype=body_pose.dtype))
-  terms = {"kl": kl_divergence(mean, std), "rotations": turned(made[:, :joints], target[:, :joints])}
+  terms = {"kl": losses.kl_divergence(mean, std), "rotations": turned(made[:, :joints], target[:, :joints])}
   if weights["joints"]:
     found, wanted = (_posed(assets["keypoint_body"], p).joints for p in (made, target))
     terms["joints"] = losses.vertices(found, wanted)
