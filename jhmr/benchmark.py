@@ -13,8 +13,8 @@ import cv2
 import jax
 import jax.numpy as jnp
 from jhmr import command, report
-from jhmr.benchmarks import body, data, eft, fitting, flow, graphcmr, growth, hypotheses, input as input_row, precision
-from jhmr.benchmarks import quantise, render, smplify, timing, train, train_prohmr, train_spin
+from jhmr.benchmarks import body, data, eft, fitting, flow, graphcmr, growth, hypotheses, input as input_row, multibodies
+from jhmr.benchmarks import precision, quantise, render, smplify, timing, train, train_prohmr, train_spin
 from jhmr.errors import InputError
 
 ROWS = {
@@ -25,6 +25,7 @@ ROWS = {
     "train": train.hmr_step,            # one HMR update
     "prohmr": train_prohmr.update,      # one ProHMR update
     "graphcmr": graphcmr.update,        # one GraphCMR update, both networks
+    "multibodies": multibodies.update,  # one 3D Multi-bodies update, 100 hypotheses of each image
     "spin": train_spin.update,          # one SPIN update, 20 + 20 steps of SMPLify in it
     "flow": flow.samples,               # samples of one image, with log-probabilities
     "flow_log_prob": flow.log_prob,     # the way back
