@@ -75,6 +75,17 @@ SPIN = UNPAIRED | dict(
 
 SPIN_STATIC = SPIN | {"fitting": SPIN["fitting"] | {"mode": "static"}}
 
+GRAPHCMR = dict(
+    system="graphcmr",
+    supervision="paper",
+    train="joint",
+    pyramid="",
+    model_joints="graphcmr24",
+    net=dict(backbone="resnet_tiny", mesh="graph", layers=5, channels=64, hidden=256, start="mean", dtype="float32",
+             batch_norm="device", remat=False, conv="auto", determinant="nearest"),
+    weights=dict(vertices=1.0, keypoints2d=1.0, keypoints3d=0.0, smpl_vertices=1.0, smpl_keypoints2d=1.0,
+                 smpl_keypoints3d=0.0, pose=1.0, betas=0.1))
+
 POSE_VAE = dict(
     system="pose_vae",
     batch_size=128,
@@ -127,7 +138,10 @@ RUNS = {"hmr": HMR, "prohmr": PROHMR,
         "multibodies": MULTIBODIES,
         "multibodies_no_reprojection": MULTIBODIES | {"weights": MULTIBODIES["weights"] | dict(keypoints2d_all=0.0)},
         "multibodies_first": MULTIBODIES | dict(supervise_first=True, quantise="code"),
-        "smpl_mdn": SMPL_MDN, "smpl_cvae": SMPL_CVAE}
+        "smpl_mdn": SMPL_MDN, "smpl_cvae": SMPL_CVAE,
+        "graphcmr": GRAPHCMR, "graphcmr_fc": GRAPHCMR | {"net": GRAPHCMR["net"] | {"mesh": "fc"}},
+        "graphcmr_parts": GRAPHCMR | {"data": SHARED["data"] | {"input": "parts"}},
+        "graphcmr_iuv": GRAPHCMR | {"data": SHARED["data"] | {"input": "iuv"}}}
 
 
 def get_config(mode="prohmr"):

@@ -1,11 +1,12 @@
 """What never changes in a run: the body, its surface, the joints-only body, the mean parameters."""
 
-from jhmr import fits_memory
-from jhmr import joint_prior
-from jhmr.body import landmarks, mesh, poses, rotations, smpl
+from jhmr import fits_memory, joint_prior, sparse
+from jhmr.body import joints, landmarks, mesh, poses, pyramid, rotations, smpl
 from jhmr.data import source
 from jhmr.errors import InputError
 from jhmr.fitting import priors
+from jhmr.nn import graph_conv
+import jax
 import jax.numpy as jnp
 import numpy as np
 
@@ -27,7 +28,9 @@ def load(config, training=True, fits=True):
     {"body": Smpl, "keypoint_body": Smpl of a few dozen points, "surface": Surface,
      "mean": {"pose": [24, 3, 3] root in the camera frame, "betas": [10], "camera": [3]},
      "mocap": MocapTable, if there is one, "fits": {"pose", "betas", "known"} on the host, if there are any,
-     "pose_prior": Gmm, if the config speaks of one, "joint_prior": JointPrior, if there is one}
+     "pose_prior": Gmm, if the config speaks of one, "joint_prior": JointPrior, if there is one,
+     "graph": pyramid.Graph, "adjacency": graph_conv.Adjacency, "upsampling": sparse.Table of the coarse mesh's vertices
+     to the body's, "mesh_joints": [K, n] of the coarse mesh, if the config speaks of a pyramid}
   Raises:
     InputError: for a file that is missing or is not a body, or fits that say that they are of other data.
   """
@@ -40,8 +43,27 @@ def load(config, training=True, fits=True):
     more["pose_prior"] = priors.read_gmm(config.pose_prior) if config.pose_prior else priors.default_gmm()
   if config.get("prior", ""):
     more["joint_prior"] = joint_prior.load(config.prior)
+  if "pyramid" in config:
+    more |= mesh_network(config, arrays, body)
   return mocap | more | {"body": body, "keypoint_body": landmarks.rigid_body(body, sets),
                          "surface": mesh.surface(arrays), "mean": mean_parameters(config.mean_params)}
+
+
+def mesh_network(config, arrays, body):
+  """What a network on the coarse mesh of config.pyramid needs; its joints are those of config.model_joints.
+
+  Args:
+    arrays: of the body file.  body: the Smpl of them.
+  Returns:
+    {"graph", "adjacency", "upsampling", "mesh_joints"}, as in `load`.
+  """
+  levels, edges = pyramid.load(config.pyramid, arrays)
+  graph = pyramid.graph(levels, edges, arrays["v_template"])
+  upsampling = sparse.from_rows(levels.up_ids, levels.up_weights, len(levels.down_ids))
+  rows = smpl.landmark_ids(body, joints.landmarks(config.model_joints), config.model_joints)
+  found = {"graph": graph, "adjacency": graph_conv.prepare(pyramid.adjacency(graph), config.net.conv),
+           "upsampling": upsampling, "mesh_joints": np.asarray(body.landmarks)[rows] @ sparse.dense(upsampling)}
+  return jax.tree.map(jnp.asarray, found)
 
 
 def _fits(config):

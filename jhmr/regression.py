@@ -54,6 +54,11 @@ def check(config, terms):
   for field, choices in _NET.items():
     one_of(f"net.{field}", config.net[field], choices)
   one_of("camera_convention", config.get("camera_convention", "spin"), CAMERAS)  # older runs do not say it
+  check_weights(config, terms)
+
+
+def check_weights(config, terms):
+  """Raises InputError unless config.weights names each loss once."""
   if odd := sorted(set(config.weights) ^ set(terms)):
     raise InputError(f"config.weights must name each loss of {config.system} ({', '.join(terms)}) once, 0 to leave it "
                      f"out: look at {', '.join(odd)}")

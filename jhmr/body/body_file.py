@@ -30,7 +30,8 @@ OPTIONAL = {
     "parts24": "[F] 1..24, body part of a face", "parts6": "[F] 1..6, coarse part",
     "iuv": "[F, 3, 3] part, U and V of each corner",
     "down_ids": "[n, M] coarse mesh: vertices averaged", "down_weights": "[n, M] their weights",
-    "up_ids": "[N, M] back to the full mesh", "up_weights": "[N, M]"}
+    "up_ids": "[N, M] back to the full mesh", "up_weights": "[N, M]",
+    "down_faces": "[f, 3] faces of the coarse mesh"}
 
 # Files beside an official model: key -> (file name, rows).
 _BESIDE = {"regressor_extra9": ("J_regressor_extra.npy", len(joints.EXTRA9)),
@@ -186,7 +187,8 @@ def _bad_shape(raw):
   shapes = {"v_template": (num, 3), "shapedirs": (num, 3, -1), "J_regressor": (NUM_JOINTS, num),
             "weights": (num, NUM_JOINTS), "f": (num_faces, 3), "vertex_joint_ids": (len(joints.VERTEX21),),
             "vert_sym_idxs": (num,), "parts24": (num_faces,), "parts6": (num_faces,), "iuv": (num_faces, 3, 3),
-            "down_ids": (-1, -1), "up_ids": (num, -1)} | {key: (rows, num) for key, (_, rows) in _BESIDE.items()}
+            "down_ids": (-1, -1), "up_ids": (num, -1),
+            "down_faces": (-1, 3)} | {key: (rows, num) for key, (_, rows) in _BESIDE.items()}
   shapes |= {f"{way}_weights": raw[f"{way}_ids"].shape for way in ("down", "up") if f"{way}_ids" in raw}
   for key, shape in shapes.items():
     if key in raw and not _fits(raw[key].shape, shape):
@@ -208,7 +210,7 @@ def _posedirs_shapes(num):
 def _bad_index(raw):
   num = len(raw["v_template"])
   limits = dict.fromkeys(("f", "vertex_joint_ids", "vert_sym_idxs", "down_ids"), num)
-  limits["up_ids"] = len(raw.get("down_ids", ()))
+  limits |= dict.fromkeys(("up_ids", "down_faces"), len(raw.get("down_ids", ())))
   for key, limit in limits.items():
     if key in raw and (raw[key].dtype.kind not in "iu" or raw[key].min() < 0 or raw[key].max() >= limit):
       return f"{key} points outside 0..{limit - 1}"

@@ -55,6 +55,16 @@ def project_crop(points, camera):
   return perspective(moved, FOCAL_PX, jnp.zeros(2, moved.dtype)) / (CROP_PX / 2)
 
 
+def project_weak(points, camera):
+  """Projects points [..., K, 3] (metres, before translation) to crop coordinates [..., K, 2]: s (X + tx), s (Y + ty).
+
+  Unlike `project_crop`, it stays finite when a scale is 0 or below.
+  Source: GraphCMR, authors' `utils/geometry.py:orthographic_projection`.
+  """
+  camera = jnp.asarray(camera)
+  return camera[..., None, :1] * (jnp.asarray(points)[..., :2] + camera[..., None, 1:])
+
+
 def crop_to_full(camera, box_center_px, box_size_px, image_size_wh, focal_px):
   """Translation [..., 3] in the camera of the whole image that projects a body where its crop camera does.
 

@@ -67,7 +67,7 @@ def make(num, pitch, fingers, coarse):
   joint_rows = rows(joints.SMPL24, mannequin_shape.JOINTS)
   weights = mannequin_skin.skinning_weights(points, faces)
   parts24 = mesh.face_parts(faces, weights)
-  pyramid, _ = mesh.build_pyramid(points, faces, coarse)
+  pyramid, coarse_faces = mesh.build_pyramid(points, faces, coarse)
   normals = remesh.unit_normals(points, faces)[1]
   out = {
       "v_template": points, "shapedirs": mannequin_rig.shape_directions(points, faces, normals),
@@ -81,7 +81,7 @@ def make(num, pitch, fingers, coarse):
   out = {name: np.asarray(value, np.float32) for name, value in out.items()}
   integers = {"parents": joints.PARENTS, "f": faces, "vertex_joint_ids": [vertex_ids[n] for n in joints.VERTEX21],
               "parts24": parts24, "parts6": mesh.PARTS6[parts24 - 1], "down_ids": pyramid.down_ids,
-              "up_ids": pyramid.up_ids, "vert_sym_idxs": twin}
+              "up_ids": pyramid.up_ids, "down_faces": coarse_faces, "vert_sym_idxs": twin}
   return out | {name: np.asarray(value, np.int64) for name, value in integers.items()}
 
 

@@ -8,6 +8,7 @@ import jax
 import jax.numpy as jnp
 
 LAYOUTS = ("spin", "prohmr")
+DETERMINANTS = ("nearest", "negated")
 _SERIES_BELOW = 0.25  # angle^2 [rad^2] under which six terms of a series are exact to float32, and beyond
 
 
@@ -194,6 +195,25 @@ def to_rotation(matrix):
   Source: Kabsch 1976; R = U diag(1, 1, det(U V^T)) V^T.
   """
   return _nearest(matrix)[0]
+
+
+def project(matrix, determinant="nearest"):
+  """A rotation from any matrix [..., 3, 3], by its singular vectors; gradients are finite at equal singular values.
+
+  Only sums of singular values ever divide, never the differences that the gradient of an SVD has.
+
+  Args:
+    determinant: what makes it +1. "nearest": the sign of the smallest singular value, which gives the rotation nearest
+      to the matrix (`to_rotation`). "negated": that of the whole matrix, det(U V^T) U V^T.
+  Source: "negated": GraphCMR, authors' `models/smpl_param_regressor.py`, whose determinant is a constant too.
+  """
+  if determinant not in DETERMINANTS:
+    raise ValueError(f"determinant {determinant!r} is not one of {DETERMINANTS}")
+  if determinant == "nearest":
+    return to_rotation(matrix)
+  sign = jnp.sign(jax.lax.stop_gradient(jnp.linalg.det(matrix)))
+  # -M has the polar factor -U V^T, of determinant +1 where M's is -1: the nearest rotation again.
+  return to_rotation(jnp.where(sign < 0, -1.0, 1.0)[..., None, None].astype(matrix.dtype) * matrix)
 
 
 def _nearest(matrix):
