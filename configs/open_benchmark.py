@@ -6,6 +6,7 @@ python -m jhmr.train --config configs/open_benchmark.py:prohmr              # on
 python -m jhmr.train --config configs/open_benchmark.py:prohmr,smoke        # two steps, for tests
 Runs: hmr, prohmr, prohmr_without_mode; pose_vae; without any 3D label hmr_unpaired, spin_none, spin_static,
 spin_static_smplify, spin, spin_25. All that fit begin with static fits, as in the paper, which the study makes.
+Meshes: graphcmr; graphcmr_fc, without a graph; graphcmr_parts and graphcmr_iuv, of label images.
 """
 
 from ml_collections import ConfigDict
@@ -81,7 +82,7 @@ GRAPHCMR = dict(
     train="joint",
     pyramid="",
     model_joints="graphcmr24",
-    net=dict(backbone="resnet_tiny", mesh="graph", layers=5, channels=64, hidden=256, start="mean", dtype="float32",
+    net=dict(backbone="resnet_tiny", mesh="graph", layers=2, channels=64, hidden=256, start="mean", dtype="float32",
              batch_norm="device", remat=False, conv="auto", determinant="nearest"),
     weights=dict(vertices=1.0, keypoints2d=1.0, keypoints3d=0.0, smpl_vertices=1.0, smpl_keypoints2d=1.0,
                  smpl_keypoints3d=0.0, pose=1.0, betas=0.1))
@@ -157,6 +158,8 @@ def get_config(mode="prohmr"):
     config.optim.warmup = "0 steps"
     if "fitting" in config:
       config.data.examples, config.fitting.steps = 24, 3
+    if "channels" in config.net:
+      config.net.update(dict(layers=1, channels=32))
     if "flow" in config.net:
       config.net.flow.update(dict(blocks=2, hidden=32))
   return config

@@ -18,8 +18,9 @@ ROOMS = {
     "jhmr.errors": (),
     "jhmr.files": ("jhmr.errors",),
     "jhmr.state": (),
-    "jhmr.body": ("jhmr.errors", "jhmr.files", "jhmr.body"),
-    "jhmr.nn": ("jhmr.nn",),
+    "jhmr.sparse": (),
+    "jhmr.body": ("jhmr.errors", "jhmr.files", "jhmr.sparse", "jhmr.body"),
+    "jhmr.nn": ("jhmr.nn", "jhmr.sparse"),
     "jhmr.released": ("jhmr.errors", "jhmr.nn", "jhmr.body.pickles", "jhmr.released"),
     "jhmr.fitting": ("jhmr.errors", "jhmr.files", "jhmr.body", "jhmr.fitting"),
     "jhmr.data": ("jhmr.errors", "jhmr.body", "jhmr.data", "jhmr.command", "jhmr.report"),
@@ -46,7 +47,7 @@ ROOMS = {
     "jhmr.checkpoint": ("jhmr.errors", "jhmr.files", "jhmr.state"),
     "jhmr.systems": ("jhmr.errors", "jhmr.state", "jhmr.losses", "jhmr.metrics", "jhmr.optim", "jhmr.nn", "jhmr.body",
                      "jhmr.regression", "jhmr.fits_memory", "jhmr.fitting", "jhmr.pose_prior", "jhmr.joint_prior",
-                     "jhmr.multi_hypothesis", "jhmr.one_loss"),
+                     "jhmr.multi_hypothesis", "jhmr.one_loss", "jhmr.sparse"),
 }
 # Peers are imported inside the functions that run them, builders' TFDS inside theirs.
 NEVER = {"tensorflow", "torch", "smplx", "torchvision"}

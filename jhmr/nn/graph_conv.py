@@ -2,8 +2,8 @@
 
 Features are vertex-major, [B, n, C]. A is applied in one of these forms, which `prepare` chooses and lays out:
   "dense"   an n x n product.
-  "blocks"  vertices in reverse Cuthill-McKee order have their neighbours nearby, so A is a band; cut into blocks of rows
-            at least as high as the band is wide, each block reads three blocks of columns.
+  "blocks"  vertices in reverse Cuthill-McKee order have their neighbours nearby, so A is a band; cut into blocks of
+            rows at least as high as the band is wide, each block reads three blocks of columns.
   "gather"  a padded table of neighbours, and that of the transpose for the gradient.
   "sparse"  jax.experimental.sparse's BCOO.
 """
@@ -19,7 +19,7 @@ from jhmr import sparse
 import numpy as np
 
 FORMS = ("auto", "dense", "blocks", "gather", "sparse")
-_WHOLE = 1024     # vertices up to which the dense product is no slower
+_WHOLE = 128      # vertices up to which the dense product is no slower
 _GROUP = 8        # channels of a group of group norm
 _EPSILON = 1e-5
 
@@ -59,8 +59,8 @@ def prepare(table, form="auto"):
 def narrow_order(table):
   """Reverse Cuthill-McKee order [n] int32 of a table's vertices: neighbours stand close to each other.
 
-  Source: Cuthill and McKee 1969; George 1971 for reversing it; starts from a vertex far from the others, as Gibbs, Poole
-    and Stockmeyer 1976 find it.
+  Source: Cuthill and McKee 1969; George 1971 for reversing it; starts from a vertex far from the others, as Gibbs,
+    Poole and Stockmeyer 1976 find it.
   """
   neighbours = [np.unique(row[weight != 0]) for row, weight in zip(np.asarray(table.ids), np.asarray(table.weights))]
   degree = np.array([len(row) for row in neighbours])
@@ -132,7 +132,8 @@ def initial(kind, size_in, size_out, conv=False):
   """(kernel, bias) initialisers of a layer.
 
   kind "authors": linear layers U(-1/(in out), 1/(in out)), so that the mesh is nearly constant at first; convolutions
-  U(-6/sqrt(in + out), 6/sqrt(in + out)), six times the variance of Glorot's. "mean": Glorot's, and no biases; systems then put the mean camera and body into the last layers' biases.
+  U(-6/sqrt(in + out), 6/sqrt(in + out)), six times the variance of Glorot's. "mean": Glorot's, and no biases; systems
+  then put the mean camera and body into the last layers' biases.
   Source: GraphCMR, authors' `models/graph_layers.py`.
   """
   if kind == "authors":

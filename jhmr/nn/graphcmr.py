@@ -1,4 +1,4 @@
-"""The networks of GraphCMR: a mesh from an image, by graph convolutions or without, and a body's parameters from a mesh."""
+"""The networks of GraphCMR: image to mesh, by graph convolutions or without, and mesh to a body's parameters."""
 
 from typing import Any
 
@@ -82,8 +82,8 @@ class MeshNet(nn.Module):
 class FirstLinear(nn.Module):
   """The linear layer of [template coordinates, image features] at every vertex.
 
-  Features are multiplied once for an image and coordinates once for a batch; the concatenation, 2,051 numbers at each of
-  1,723 vertices, is never made.
+  Features are multiplied once for an image and coordinates once for a batch; the concatenation, 2,051 numbers at each
+  of 1,723 vertices, is never made.
   """
   features: int
   start: str = "authors"

@@ -132,7 +132,8 @@ def build(config):
   nets = {"net": graphcmr.MeshNet(**{name: config.net[name] for name in _OF_MESH_NET}, axis_name=AXIS),
           "smpl": graphcmr.ParameterNet(config.net.hidden, batch_norm=config.net.batch_norm, axis_name=AXIS)}
   optimizers = optim.of_run(config)
-  used = {n: w for n, w in weights.items() if n in GRAPH_TERMS * ("net" in learning) + SMPL_TERMS * ("smpl" in learning)}
+  paid = GRAPH_TERMS * ("net" in learning) + SMPL_TERMS * ("smpl" in learning)
+  used = {name: weight for name, weight in weights.items() if name in paid}
 
   def apply(name, params, stats, *inputs, train):
     """(outputs, new statistics); those that a network is given when it does not learn."""

@@ -304,3 +304,26 @@ def test_garbage_matrices_give_finite_values_and_gradients():
   for m in (np.zeros((3, 3)), -np.eye(3), np.ones((3, 3)), 2 * np.eye(3)):
     m = m.astype(np.float32)
     assert np.isfinite(to_axis_angle(m)).all() and np.isfinite(jax.jacrev(to_axis_angle)(m)).all()
+
+
+def test_projection_by_hand():
+  """Where the determinant is negative, the authors negate everything, and the nearest rotation is another one."""
+  m = np.diag([1.0, 0.5, -0.2]).astype(np.float32)
+  np.testing.assert_allclose(rotations.project(m, "negated"), np.diag([-1, -1, 1]), atol=1e-6)
+  np.testing.assert_allclose(rotations.project(m, "nearest"), np.eye(3), atol=1e-6)
+  for rule in rotations.DETERMINANTS:
+    np.testing.assert_allclose(rotations.project(2 * random_matrices(), rule), random_matrices(), atol=4e-6)
+  with pytest.raises(ValueError, match="flipped"):
+    rotations.project(m, "flipped")
+
+
+@pytest.mark.parametrize("m", [2 * np.eye(3), -np.eye(3), np.diag([1., 1, -1]), exp64([.3, -.2, .5]) * [1, 1, .5]],
+                         ids=["equal", "negative", "reflection", "two equal"])
+def test_jacobian_of_the_authors_projection_at_equal_singular_values(m):
+  def polar(x):
+    u, _, vt = np.linalg.svd(x.reshape(3, 3))
+    return u @ vt * np.linalg.det(u @ vt)
+
+  want = central_difference(polar, m.ravel()).reshape(3, 3, 3, 3)
+  found = jax.jit(jax.jacrev(lambda m: rotations.project(m, "negated")))(m.astype(np.float32))
+  np.testing.assert_allclose(found, want, atol=2e-5)
