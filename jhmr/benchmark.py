@@ -13,8 +13,8 @@ import cv2
 import jax
 import jax.numpy as jnp
 from jhmr import command, report
-from jhmr.benchmarks import body, data, eft, fitting, flow, graphcmr, growth, hypotheses, input as input_row, multibodies
-from jhmr.benchmarks import precision, quantise, render, smplify, timing, train, train_prohmr, train_spin
+from jhmr.benchmarks import body, data, eft, fitting, flow, graphcmr, growth, hypotheses, input as input_row
+from jhmr.benchmarks import multibodies, precision, quantise, render, smplify, timing, train, train_prohmr, train_spin
 from jhmr.errors import InputError
 
 ROWS = {

@@ -1,8 +1,8 @@
 """GraphCMR's checkpoints as the two networks of `systems/graphcmr.py`.
 
 A file holds both: `graph_cnn`, from an image to a mesh and a camera, and `smpl_param_regressor`, from the mesh to a
-body. The coarse mesh itself is not in it: the weights mean the vertices of the authors' `mesh_downsampling.npz`, so that
-file has to be the run's config.pyramid.
+body. The coarse mesh itself is not in it: the weights mean the vertices of the authors' `mesh_downsampling.npz`, so
+that file has to be the run's config.pyramid.
 """
 
 import re

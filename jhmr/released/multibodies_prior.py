@@ -48,7 +48,7 @@ def convert(arrays, net, where):
 
 
 def entries(dim, couplings, hidden):
-  """Every array of the flow, those of all couplings in one. Source: 3D Multi-bodies, authors' `benvp.py`, `model.py`."""
+  """Every array of the flow, all couplings in one. Source: 3D Multi-bodies, authors' `benvp.py`, `model.py`."""
   found, sizes = [keys.same(("stats", NET, "mask"), f"{PREFIX}mask", (couplings, dim))], (dim, hidden, hidden, dim)
   for ours, theirs in (("scale", "s"), ("shift", "t")):
     for j, (layer, place) in enumerate(_LAYERS.items()):
