@@ -32,7 +32,8 @@ def get_config(mode="full"):
       supervision="hmr",
       camera_convention="spin",  # what the network's (s, t) mean: s (X + t); or "eft": s X + t
       # From disk, num_workers processes prepare batches; 0: num_threads threads, which share Python's lock.
-      data=dict(source="stream", share_2d_only=0.5, mocap="", num_workers=0, num_threads=8, max_bad_share=0.05),
+      data=dict(source="stream", share_2d_only=0.5, mocap="", input="rgb", num_workers=0, num_threads=8,
+                max_bad_share=0.05),
       net=dict(backbone="resnet50", iterations=3, hidden=1024, dropout=0.5, activation="relu", dtype="bfloat16",
                batch_norm="device", remat=False),
       # Source: HMR, authors' do_train.sh: rates 1e-5 and 1e-4, weights 60 on the reprojection and on the 3D terms;

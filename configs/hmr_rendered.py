@@ -31,7 +31,8 @@ def get_config(mode="full"):
       supervision="spin",
       camera_convention="spin",
       # From disk, num_workers processes prepare batches; 0: num_threads threads, which share Python's lock.
-      data=dict(source="stream", share_2d_only=0.3, mocap="", num_workers=0, num_threads=8, max_bad_share=0.05),
+      data=dict(source="stream", share_2d_only=0.3, mocap="", input="rgb", num_workers=0, num_threads=8,
+                max_bad_share=0.05),
       net=dict(backbone="resnet50", iterations=3, hidden=1024, dropout=0.5, activation="none", dtype="bfloat16",
                batch_norm="device", remat=False),
       optim=dict(name="adam", learning_rate=1e-4, schedule="cosine", warmup="1000 steps", decay_every="", decay=0.1,

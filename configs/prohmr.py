@@ -31,7 +31,8 @@ def get_config(mode="full"):
       stuck_after_s=0,
       train_samples=2,           # bodies of each image in a step, the mode among them
       model_joints="prohmr44",   # regressors of the model's 44 joints; "spin49" needs other files of the body
-      data=dict(source="stream", share_2d_only=0.5, mocap="", num_threads=8, num_workers=0, max_bad_share=0.05),
+      data=dict(source="stream", share_2d_only=0.5, mocap="", input="rgb", num_threads=8, num_workers=0,
+                max_bad_share=0.05),
       # Source: ProHMR, authors' configs/prohmr.yaml; the flow stays in float32 whatever dtype is.
       net=dict(backbone="resnet50", hidden=1024, dtype="bfloat16", batch_norm="device", remat=False,
                flow=dict(blocks=4, hidden=1024, depth=2, dropout=0.5, legacy_lu=False)),

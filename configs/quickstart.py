@@ -33,7 +33,7 @@ def get_config(mode="full"):
       # One outfit in an empty studio, people who face the camera to within 60 degrees, a third of them seen in part:
       # what a small network learns in minutes, and something to be unsure of. Raise variety, photo and facing_deg
       # (1, 1, 180) for the full range of rendered people.
-      data=dict(source="stream", share_2d_only=0.1, mocap="", photo=0.0, variety=0.0, facing_deg=60.0,
+      data=dict(source="stream", share_2d_only=0.1, mocap="", input="rgb", photo=0.0, variety=0.0, facing_deg=60.0,
                 share_occluded=0.1, share_truncated=0.3, roll_deg=3.0),
       net=dict(backbone="resnet_tiny", hidden=256, dtype="float32", batch_norm="device", remat=False,
                flow=dict(blocks=4, hidden=256, depth=2, dropout=0.0, legacy_lu=False)),

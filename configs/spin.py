@@ -1,12 +1,18 @@
 """SPIN as in the paper: ResNet-50 at 224 pixels, SMPLify in the loop, its weights. Not yet run to the end here.
 
 python -m jhmr.train --config configs/spin.py --config.data.source=DIR [--config.body=SMPL_NEUTRAL.pkl]
+python -m jhmr.train --config configs/spin.py:released ...     # weights, rate and iterations of the authors' code
 python -m jhmr.train --config configs/spin.py:smoke            # two steps, no data
 DIR is a data set built in the format of jhmr/data/builders; without one the images are `data.examples` rendered people.
 Initial fits: --config.fits=fits.npz, of `python -m jhmr.static_fits` or the authors' <dataset>_fits.npy.
 """
 
 from ml_collections import ConfigDict
+
+
+# Source: SPIN, authors' `utils/train_options.py`: 100 iterations of each stage, weights 60 x (5, 5, 1, 0.001, 0, 1).
+RELEASED = dict(duration="50 epochs", fitting=dict(steps=100), optim=dict(learning_rate=5e-5),
+                weights=dict(keypoints2d=300.0, keypoints3d=300.0, betas=0.06))
 
 
 def get_config(mode="full"):
@@ -35,7 +41,7 @@ def get_config(mode="full"):
       warm_start="",             # python -m jhmr.convert --kind resnet makes a start of torchvision's file
       stuck_after_s=0,
       # Rendered people come again every `examples`; data sets on disk know their number.
-      data=dict(source="stream", examples=20000, share_2d_only=0.7, mocap="", num_workers=0, num_threads=8,
+      data=dict(source="stream", examples=20000, share_2d_only=0.7, mocap="", input="rgb", num_workers=0, num_threads=8,
                 max_bad_share=0.05),
       # Source: SPIN, section 4: 50 iterations, of two stages; error below which a fit supervises: authors' options.
       # Their camera stage always uses annotated joints, since the first look at the fits' errors clears the detected
@@ -50,7 +56,9 @@ def get_config(mode="full"):
                  weight_decay=0.0, clip_norm=0.0),
       weights=dict(keypoints2d=60.0, keypoints3d=60.0, pose=60.0, betas=6.0, vertices=0.0, camera=60.0),
   ))
-  if mode == "smoke":
+  if "released" in mode.split(","):
+    config.update(RELEASED)
+  if "smoke" in mode.split(","):
     config.update(dict(duration="2 steps", batch_size=8, image_size=64, body="mannequin_small", log_every=1,
                        eval_every=2, eval_batches=1, checkpoint_every=2))
     config.net.update(dict(backbone="resnet_tiny", hidden=32))

@@ -149,12 +149,16 @@ def read_config(workdir):
     raise InputError(f"{path} is damaged ({error}): restore it, or train again into a new workdir") from error
 
 
+OLDER = {"camera_convention": "spin", "data.input": "rgb"}  # what runs did before their configs said so
+
+
 def check_resumable(config, old):
   """Raises InputError, naming the keys, when a run cannot go on under another config."""
   new, old = flatten(json.loads(to_json(config))), flatten(old)
   for one, other in ((new, old), (old, new)):
-    if "camera_convention" in one:
-      other.setdefault("camera_convention", "spin")  # older runs do not say it
+    for key, value in OLDER.items():
+      if key in one:
+        other.setdefault(key, value)
   same = lambda k: k in new and k in old and _tuples(new[k]) == _tuples(old[k])
   odd = [k for k in sorted(set(new) | set(old)) if not same(k) and k not in FREE_ON_RESUME]
   if odd:

@@ -2,7 +2,8 @@
 
 Every metric is per example; a mask weighs away the padding of the last batch, so the numbers do not
 depend on how many devices share the work. `--hypotheses 4096` also scores that many samples of a density
-over poses, see `hypothesis_pass`. `--benchmark` scores on published data sets, see `evaluate_files`.
+over poses, see `hypothesis_pass`; `--best-of 1,5,10,25` sets of so many hypotheses, see `best_of`. `--benchmark` scores
+on published data sets, see `evaluate_files`.
 """
 
 import argparse
@@ -12,7 +13,8 @@ from typing import Callable, NamedTuple
 
 import jax.numpy as jnp
 from jhmr import assets as assets_lib
-from jhmr import checkpoint, command, files, hypothesis_pass, hypothesis_report, metrics, parallel, report, systems
+from jhmr import (best_of, checkpoint, command, files, hypothesis_pass, hypothesis_report, metrics, parallel, report,
+                  systems)
 from jhmr.data import source as source_lib
 from jhmr.data import spec
 from jhmr.errors import InputError
@@ -55,25 +57,31 @@ def open_splits(config, assets, mapper, names=None, optional=()):
 
 
 def make_scorer(config, mapper, system):
-  """score(state, batches, assets) -> one row a method, the mean pose first; one program for every split."""
-  methods = {"mean pose": predict_mean, config.system: system.predict}
+  """score(state, batches, assets) -> one row a method, the mean pose first; one program for every split.
 
+  A mesh that is no posed body (`Prediction.vertices`) has a row of its own.
+  """
   def measure(state, batch, assets):
-    values = {name: metrics.per_example(f(state, batch, assets), batch, assets) for name, f in methods.items()}
+    predictions = {"mean pose": predict_mean(state, batch, assets), config.system: system.predict(state, batch, assets)}
+    values = {name: metrics.per_example(p, batch, assets) for name, p in predictions.items()}
+    values |= {f"{name} mesh": metrics.of_mesh(p, batch, assets) for name, p in predictions.items()
+               if p.vertices is not None}
     return values, batch["mask"] * batch["has_pose"]
 
   program = mapper.rows(measure)
 
   def score(state, batches, assets):
-    totals, weight = {name: {} for name in methods}, 0.0
+    totals, weight = {}, 0.0
     for batch in batches(assets):
       values, w = mapper.join(program(state, batch, assets))
       weight += w.sum(dtype=np.float64)
       for name, rows in values.items():
         for metric, value in rows.items():
-          totals[name][metric] = totals[name].get(metric, 0.0) + np.sum(np.where(w > 0, value, 0), dtype=np.float64)
+          row = totals.setdefault(name, {})
+          row[metric] = row.get(metric, 0.0) + np.sum(np.where(w > 0, value, 0), dtype=np.float64)
     mean = lambda row: {metric: total / max(weight, 1.0) for metric, total in row.items()}
-    return [{"method": name, "examples": int(weight)} | mean(row) for name, row in totals.items()]
+    names = sorted(totals, key=lambda name: (name != "mean pose", name))
+    return [{"method": name, "examples": int(weight)} | mean(totals[name]) for name in names]
 
   return score
 
@@ -117,14 +125,18 @@ def main(argv):
   parser.add_argument("--parallel", default="pmap", help="pmap or shard_map")
   parser.add_argument("--hypotheses", type=int, default=0, metavar="N",
                       help="also score N samples an image, the mode among them; for systems with a density")
+  parser.add_argument("--best-of", metavar="N,N,...",
+                      help="also score sets of N hypotheses an image; for systems that make sets, such as multibodies")
   parser.add_argument("--chunk", type=int, help=f"how many of them at a time, default {hypothesis_pass.CHUNK}")
   parser.add_argument("--out", help="also write the rows as JSON here, and plots of the hypotheses beside it")
   parser.add_argument("--body", help="another body than the run's: an SMPL file or folder")
   real = parser.add_argument_group("published benchmarks, in the place of splits; see docs/real_data.md")
-  real.add_argument("--benchmark", metavar="NAME", help="3dpw, h36m_p1, h36m_p2, mpi_inf_3dhp or lsp")
+  real.add_argument("--benchmark", metavar="NAME", help="3dpw, h36m_p1, h36m_p2, mpi_inf_3dhp, up_3d or lsp")
   real.add_argument("--annotations", metavar="NPZ", help="in the format of SPIN's dataset_extras")
   real.add_argument("--images", metavar="FOLDER", help="that its image names are below")
   real.add_argument("--masks", metavar="FOLDER", help="that its label images are below; default: as --images")
+  real.add_argument("--ambiguous", metavar="NPZ", help="crops of parts of people: of 3D Multi-bodies' *_amb3.npz, or "
+                    "paper or code, which make such crops from 2D keypoints")
   real.add_argument("--crop", help="exact, the default, or spin: the bytes of the authors' code")
   real.add_argument("--skip-missing", action="store_true", help="leave out people whose files are missing")
   real.add_argument("--result-file", metavar="NPZ", help="write what SPIN's evaluation does: joints, poses, cameras")
@@ -135,11 +147,12 @@ def main(argv):
     from jhmr import evaluate_files  # it builds on this file
     evaluate_files.score(args)
     return
-  if odd := [n for n in ("annotations", "images", "masks", "crop", "skip_missing", "result_file") if getattr(args, n)]:
+  alone = ("annotations", "images", "masks", "ambiguous", "crop", "skip_missing", "result_file")
+  if odd := [name for name in alone if getattr(args, name)]:
     raise InputError(f"--{odd[0].replace('_', '-')} goes with --benchmark: name one, or leave it out")
   if args.out and not os.path.isdir(os.path.dirname(os.path.abspath(args.out))):
     raise InputError(f"the folder of --out {args.out!r} does not exist: make it first")
-  chunk = args.chunk or hypothesis_pass.CHUNK
+  chunk, counts = args.chunk or hypothesis_pass.CHUNK, best_of.parse(args.best_of) if args.best_of else ()
   config, system, state, assets = load_run(args.workdir, args.step, args.body)
   if args.batch_size:
     config = ml_collections.ConfigDict(config)
@@ -148,8 +161,11 @@ def main(argv):
   if args.hypotheses:
     score_many = hypothesis_pass.make_scorer(mapper, system, args.hypotheses, chunk)
     assets = assets | {"hypothesis_body": hypothesis_pass.body_of(assets)}
+  if counts:
+    score_sets = best_of.make_scorer(mapper, system, counts)
+    assets = assets | {"best_of_body": best_of.body_of(assets)}
   splits = open_splits(config, assets, mapper, args.splits.split(",") if args.splits else None,
-                       ("visible",) if args.hypotheses else ())
+                       ("visible",) if args.hypotheses or counts else ())
   state, assets = mapper.replicate(state), mapper.replicate(assets)
   rows = score_splits(make_scorer(config, mapper, system), state, splits, assets)
   report.table(rows, COLUMNS)
@@ -159,6 +175,10 @@ def main(argv):
                  for name, split in splits.items()}
     hypothesis_report.print_tables(summaries, args.hypotheses)
     found["hypotheses"] = hypothesis_report.as_json(summaries, args.hypotheses, chunk)
+  if counts:
+    sets = {name: best_of.summarise(score_sets(state, split.batches, assets)) for name, split in splits.items()}
+    best_of.print_tables(sets, counts)
+    found["best_of"] = {"n": counts, "splits": sets}
   for split in splits.values():
     split.close()
   if args.out:

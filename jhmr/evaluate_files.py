@@ -2,7 +2,8 @@
 
     python -m jhmr.evaluate --workdir RUN --benchmark 3dpw --annotations 3dpw_test.npz --images 3DPW --body SMPL
 
-Which files to get, and what the authors published, is in docs/real_data.md. Source: SPIN, authors' `eval.py`.
+Which files to get, and what the authors published, is in docs/real_data.md. A mesh that is no posed body has a row of
+its own. Source: SPIN and GraphCMR, authors' `eval.py`.
 """
 
 import concurrent.futures
@@ -13,7 +14,7 @@ from typing import NamedTuple
 import cv2
 from jhmr import evaluate, files, hypothesis_report, intervals, joint_scores, parallel, report, silhouettes
 from jhmr.body import joints
-from jhmr.data import images, source, spin_crop, spin_files
+from jhmr.data import ambiguous, images, inputs, source, spin_crop, spin_files
 from jhmr.errors import InputError
 import jax
 import jax.numpy as jnp
@@ -24,8 +25,9 @@ class Benchmark(NamedTuple):
   """What is compared on a data set."""
   needs: tuple           # keys of the annotation file
   metrics: tuple         # names of the scores, in the order of the table
-  joints: str = ""       # joint set of the errors; none where outlines are compared
+  joints: str = ""       # joint set of the errors, where joints are compared
   gendered: bool = False  # the truth is a body of the person's gender, not annotated joints
+  outlines: bool = False  # outlines and parts in the photograph are compared; else joints, or else vertices
 
 
 _ERRORS = ("mpjpe_mm", "pa_mpjpe_mm")
@@ -34,7 +36,10 @@ BENCHMARKS = {
     "3dpw": Benchmark(("pose", "shape", "gender"), _ERRORS, "h36m_j14", gendered=True),
     "h36m_p1": Benchmark(("S",), _ERRORS, "h36m_j14"), "h36m_p2": Benchmark(("S",), _ERRORS, "h36m_j14"),
     "mpi_inf_3dhp": Benchmark(("S",), _ERRORS + _PCK, "h36m_j17"),
-    "lsp": Benchmark(("maskname", "partname"), ("fb_accuracy_percent", "fb_f1", "part_accuracy_percent", "part_f1"))}
+    "up_3d": Benchmark(("pose", "shape"), ("per_vertex_mm",)),
+    "lsp": Benchmark(("maskname", "partname"), ("fb_accuracy_percent", "fb_f1", "part_accuracy_percent", "part_f1"),
+                     outlines=True)}
+PROTOCOLS = {"paper": "multibodies", "code": "multibodies_code"}  # of --ambiguous: names in `data.ambiguous`
 CROPS = ("exact", "spin")
 BATCH = 64
 THREADS = 8
@@ -42,7 +47,7 @@ THREADS = 8
 
 # --- what a run sees
 
-def open_batches(arrays, rows, root, batch_size, image_size, crop, mapper, pool):
+def open_batches(arrays, rows, root, batch_size, image_size, crop, mapper, pool, kind="rgb"):
   """(batch, number of batches): batch(i) has this process's rows of batch i, `mask` 0 on the padding.
 
   Args:
@@ -50,6 +55,7 @@ def open_batches(arrays, rows, root, batch_size, image_size, crop, mapper, pool)
     rows: [M] those to show.
     crop: one of CROPS.
     pool: threads that crop.
+    kind: what the run is shown, of `inputs.KINDS`.
   """
   local = batch_size // mapper.process_count
   labels = {k: arrays[k].astype(np.float32) for k in ("S", "pose", "shape") if k in arrays}
@@ -58,7 +64,7 @@ def open_batches(arrays, rows, root, batch_size, image_size, crop, mapper, pool)
 
   def picture(row):
     path = os.path.join(root, arrays["imgname"][row])
-    return read_crop(path, arrays["center"][row], arrays["scale"][row], image_size, crop)
+    return read_crop(path, arrays["center"][row], arrays["scale"][row], image_size, crop, kind)
 
   def batch(i):
     index = i * batch_size + mapper.process_index * local + np.arange(local)
@@ -71,13 +77,16 @@ def open_batches(arrays, rows, root, batch_size, image_size, crop, mapper, pool)
   return batch, -(-len(rows) // batch_size)
 
 
-def read_crop(path, center_px, scale, size, crop="exact"):
-  """The crop [size, size, 3] uint8 RGB of a photograph's box. Raises InputError when it cannot be made.
+def read_crop(path, center_px, scale, size, crop="exact", kind="rgb"):
+  """The crop [size, size, 3] uint8 of the box of a photograph or label image. Raises InputError when it cannot be made.
 
   Args:
     scale: side of the box over 200 pixels.
     crop: "exact", `images.crop`; "spin", the bytes of the authors' code.
+    kind: of `inputs.KINDS`; labels are cropped by the nearest pixel.
   """
+  if kind != "rgb":
+    return inputs.crop(inputs.read(path, kind), kind, center_px, 200 * scale, size)
   try:
     with open(path, "rb") as f:
       data = f.read()
@@ -108,18 +117,24 @@ def make_program(mapper, system, benchmark, size=None):
   """
   methods = {"mean pose": evaluate.predict_mean, "run": system.predict}
 
-  def compare(prediction, batch, assets):
+  def compare(prediction, batch, assets, mesh=False):
+    if benchmark.outlines:
+      return dict(zip(("labels", "lost"), silhouettes.draw(prediction, assets, size, mesh)))
     if not benchmark.joints:
-      return dict(zip(("labels", "lost"), silhouettes.draw(prediction, assets, size)))
+      return joint_scores.vertex_errors(prediction, batch, assets, mesh)
     truth = (joint_scores.of_bodies(batch, assets) if benchmark.gendered
              else joint_scores.of_annotations(batch["S"], benchmark.joints))
-    found = joint_scores.errors(joint_scores.results(prediction, assets)["pred_joints"], *truth)
+    points = (joint_scores.joints_of_mesh(prediction, assets) if mesh
+              else joint_scores.results(prediction, assets)["pred_joints"])
+    found = joint_scores.errors(points, *truth)
     return {name: found[name] for name in benchmark.metrics}
 
   def measure(state, batch, assets):
     seen = {"image": images.normalize(batch["image"])}
     predictions = {name: predict(state, seen, assets) for name, predict in methods.items()}
     values = {name: compare(p, batch, assets) for name, p in predictions.items()}
+    if predictions["run"].vertices is not None:
+      values["run mesh"] = compare(predictions["run"], batch, assets, mesh=True)
     return values, joint_scores.results(predictions["run"], assets), batch["mask"]
 
   return mapper.rows(measure)
@@ -175,8 +190,7 @@ def summarise(values, benchmark, seed=0):
   lost = int(np.sum(values.pop("lost", 0)))
   if lost:
     report.warn(f"{lost} faces of bodies much larger than their crops were not drawn")
-  samples = (intervals.replicates(values, seed=seed) if benchmark.joints
-             else silhouettes.replicates(values, seed=seed))
+  samples = (silhouettes if benchmark.outlines else intervals).replicates(values, seed=seed)
   number = lambda x: float(x) if np.isfinite(x) else None  # JSON has no NaN
   return {name: {k: number(v) for k, v in intervals.interval(samples[name]).items()} for name in benchmark.metrics}
 
@@ -200,8 +214,9 @@ def check(args):
     raise InputError(f"--crop {args.crop!r} is not one of {', '.join(CROPS)}")
   if not (args.annotations and args.images):
     raise InputError("--benchmark needs --annotations FILE.npz and --images FOLDER: docs/real_data.md says where from")
-  if args.hypotheses or args.splits:
-    raise InputError("--benchmark scores the first hypothesis on a file: leave out --hypotheses and --splits")
+  if args.hypotheses or args.splits or args.best_of:
+    raise InputError("--benchmark scores the first hypothesis on a file: leave out --hypotheses, --best-of and "
+                     "--splits")
   for flag, path in (("--out", args.out), ("--result-file", args.result_file)):
     if path and not os.path.isdir(os.path.dirname(os.path.abspath(path))):
       raise InputError(f"the folder of {flag} {path!r} does not exist: make it first")
@@ -210,7 +225,7 @@ def check(args):
 def find_rows(arrays, benchmark, args):
   """Which rows of the file are scored; see `spin_files.find`."""
   rows = spin_files.find(args.images, [arrays["imgname"]], args.skip_missing)
-  if not benchmark.joints:
+  if benchmark.outlines:
     labelled = spin_files.find(args.masks or args.images, [arrays["maskname"], arrays["partname"]], args.skip_missing)
     rows = np.intersect1d(rows, labelled)
   if "S" in benchmark.needs:
@@ -224,10 +239,31 @@ def find_rows(arrays, benchmark, args):
   return rows
 
 
+def ambiguous_boxes(arrays, what, annotations):
+  """Annotations with the boxes of ambiguous crops; labels stay those of the whole person.
+
+  Args:
+    what: an .npz for `spin_files.read_crops`, or one of PROTOCOLS; then the row alone decides what is hidden.
+  Raises:
+    InputError: when the file does not fit, or the annotations have no keypoint to make crops from.
+  Source: 3D Multi-bodies, appendix B; authors' `base_dataset.py`, where the crops of evaluation are of a file.
+  """
+  if what not in PROTOCOLS:
+    center, scale = spin_files.read_crops(what, len(arrays["scale"]))
+    return arrays | {"center": center, "scale": scale}
+  points = spin_files.keypoints(arrays)
+  if not np.any(points[..., 2] > 0):
+    raise InputError(f"annotations {annotations!r} have no 2D keypoints ({', '.join(spin_files.KEYPOINTS)}): give "
+                     "--ambiguous an .npz with amb_center and amb_scale")
+  boxes = np.concatenate([arrays["center"], 200 * arrays["scale"][:, None]], 1)
+  made = np.stack([ambiguous.hide(p, box, PROTOCOLS[what], 0, i)[1] for i, (p, box) in enumerate(zip(points, boxes))])
+  return arrays | {"center": made[:, :2], "scale": made[:, 2] / 200}
+
+
 def load_assets(config, assets, benchmark):
   """(assets, Windows or None) of a run, with what the benchmark compares with."""
   assets = assets | joint_scores.bodies(assets, config.body, benchmark.gendered)
-  if benchmark.joints:
+  if not benchmark.outlines:
     return assets, None
   surface = assets["surface"]
   folder = config.body if os.path.isdir(config.body) else os.path.dirname(config.body)
@@ -243,21 +279,28 @@ def score(args):
   args.crop = args.crop or CROPS[0]
   check(args)
   benchmark = BENCHMARKS[args.benchmark]
-  arrays = spin_files.read(args.annotations, benchmark.needs)
+  arrays = spin_files.read(args.annotations, benchmark.needs, spin_files.KEYPOINTS if args.ambiguous else ())
+  if args.ambiguous:
+    arrays = ambiguous_boxes(arrays, args.ambiguous, args.annotations)
+  config, system, state, assets = evaluate.load_run(args.workdir, args.step, args.body)
+  kind = inputs.kind_of(config)
+  if kind != "rgb" and args.crop != CROPS[0]:
+    raise InputError(f"--crop {args.crop} is of photographs, but the run sees {kind}: leave it out")
+  arrays["imgname"] = np.array([inputs.name_of(name, kind) for name in arrays["imgname"]])
   rows, total = find_rows(arrays, benchmark, args), len(arrays["imgname"])
   if len(rows) < total:
     report.warn(f"{total - len(rows):,} of {total:,} people are left out, their files are missing")
-  config, system, state, assets = evaluate.load_run(args.workdir, args.step, args.body)
   assets, size = load_assets(config, assets, benchmark)
   mapper = parallel.make(args.parallel)
   program = make_program(mapper, system, benchmark, size)
   batch_size = -(-BATCH // mapper.num_devices) * mapper.num_devices
-  keep = {} if benchmark.joints else {"keep": counter(arrays, rows, args.images, args.masks or args.images)}
+  keep = {"keep": counter(arrays, rows, args.images, args.masks or args.images)} if benchmark.outlines else {}
   with concurrent.futures.ThreadPoolExecutor(THREADS, thread_name_prefix="jhmr-crop") as pool:
     batches = open_batches(arrays, rows, args.images, args.batch_size or batch_size, config.image_size, args.crop,
-                           mapper, pool)
+                           mapper, pool, kind)
     values, results = gather(program, batches, mapper.replicate(state), mapper.replicate(assets), mapper, **keep)
-  table = [{"method": config.system if method == "run" else method, "examples": len(rows)} | summarise(v, benchmark)
+  names = {"run": config.system, "run mesh": f"{config.system} mesh"}
+  table = [{"method": names.get(method, method), "examples": len(rows)} | summarise(v, benchmark)
            for method, v in values.items()]
   write(args, table, benchmark, {"step": int(state.step), "left_out": total - len(rows)})
   if args.result_file:
@@ -266,10 +309,12 @@ def score(args):
 
 def write(args, table, benchmark, about):
   """Prints the table, and keeps it with what it is of in --out."""
-  report.say(f"{args.benchmark}, {table[0]['examples']:,} people, crops {args.crop}; [95 % interval over people]")
+  crops = args.crop + (f", ambiguous ({args.ambiguous})" if args.ambiguous else "")
+  report.say(f"{args.benchmark}, {table[0]['examples']:,} people, crops {crops}; [95 % interval over people]")
   report.table([row | {m: hypothesis_report.cell(row[m]) for m in benchmark.metrics} for row in table],
                ("method", *benchmark.metrics))
   if args.out:
     with files.whole(args.out) as f:
-      json.dump({"benchmark": args.benchmark, "annotations": args.annotations, "crop": args.crop} | about | {
+      json.dump({"benchmark": args.benchmark, "annotations": args.annotations, "crop": args.crop,
+                 "ambiguous": args.ambiguous} | about | {
           "interval": intervals.LEVEL, "resamples": intervals.RESAMPLES, "rows": table}, f, indent=2)

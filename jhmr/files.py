@@ -1,11 +1,15 @@
-"""Files that are there whole or not at all, and folders that one process writes at a time."""
+"""Files that are there whole or not at all, folders that one process writes at a time, and arrays kept between runs."""
 
 import contextlib
 import fcntl
+import hashlib
 import os
+import pathlib
 import tempfile
+import zipfile
 
 from jhmr.errors import InputError
+import numpy as np
 
 
 @contextlib.contextmanager
@@ -83,3 +87,33 @@ def check_folder(out, option="--out"):
       "Permission denied")
   if said:
     raise InputError(f"{option} {out!r} cannot be written to ({said}: {place!r}): give another folder")
+
+
+def cached(name, sources, make):
+  """The dict of arrays that make() returns, made once as long as the files it comes from stay the same.
+
+  Kept under $JHMR_CACHE or ~/.cache/jhmr; a cache that cannot be written is done without, a damaged one made again.
+
+  Args:
+    name: beginning of the file's name, says all that the arrays depend on but the sources.
+    sources: paths of the files whose bytes decide.
+  """
+  path = cache_path(name, sources)
+  try:
+    with np.load(path, allow_pickle=False) as stored:
+      return dict(stored)
+  except (OSError, ValueError, EOFError, KeyError, zipfile.BadZipFile):
+    pass
+  made = make()
+  with contextlib.suppress(OSError):
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with whole(path, "wb") as f:
+      np.savez(f, **made)
+  return made
+
+
+def cache_path(name, sources):
+  """Where `cached` keeps its arrays; the name holds a hash of the sources."""
+  digest = hashlib.sha256(b"".join(pathlib.Path(p).read_bytes() for p in sources)).hexdigest()[:16]
+  folder = pathlib.Path(os.environ.get("JHMR_CACHE") or pathlib.Path.home() / ".cache" / "jhmr")
+  return folder / f"{name}_{digest}.npz"

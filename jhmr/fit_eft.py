@@ -54,7 +54,7 @@ def too_little(keypoints, options):
 
 def settings_of(config, options):
   """eft.Settings of a run: a network is fine-tuned under the camera it was trained with."""
-  weak = config.get("camera_convention", "spin") == "eft"
+  weak = regression.convention(config) == "eft"
   return eft.Settings(max_iter=options.num_steps or eft.Settings().max_iter, threshold=options.threshold,
                       subset=options.subset, use_hips=options.use_hips, projection="weak" if weak else "perspective")
 
@@ -74,7 +74,7 @@ def fit_people(config, settings, state, images, keypoints, assets, chunk=1):
 
   def regress(params, features):
     estimates = head.apply({"params": params["head"]}, features[None], start, False)
-    return tuple(x[0, -1] for x in regression.decode(estimates, config.get("camera_convention", "spin")))
+    return tuple(x[0, -1] for x in regression.decode(estimates, regression.convention(config)))
 
   with jax.default_matmul_precision("highest"):  # shorter products on accelerators would not see the updates either
     head_only = settings.subset in eft.HEAD_ONLY

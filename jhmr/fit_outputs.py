@@ -61,14 +61,13 @@ def table_of(people, arrays, results, use_hips=False):
   seen = keypoints[..., 2] > 0
   used = seen if use_hips else seen * objectives.hips_left_out(set_name)
   scaled = error * (camera.CROP_PX / arrays["box_size_px"])[:, None, None]
-  square = (scaled / objectives.SIGMA_PX)**2
-  energy = keypoints[..., 2]**2 * np.sum(objectives.SIGMA_PX**2 * square / (1 + square), -1)
+  energy = keypoints[..., 2]**2 * np.sum(np.asarray(objectives.geman_mcclure(scaled)), -1)
   quality = np.sum(energy * used, 1) / np.maximum(np.sum(used, 1), 1)
   distance = np.where(seen, np.linalg.norm(error, axis=-1), np.nan).astype(np.float32)
   valid = fit_smplify.is_valid(results["pose"], results["betas"], results["transl_m"], quality)
   return {"names": np.array([p.name for p in people]), "images": np.array([p.image for p in people]),
           "person": np.array([p.person for p in people]), "annotation": np.array([p.annotation for p in people]),
-          "joint_set": np.array(set_name), **{k: v for k, v in results.items() if k not in ("pixels", "energy")},
+          "joint_set": np.array(set_name), **{k: v for k, v in results.items() if k != "pixels"},
           "fitted_px": results["pixels"], "reprojection_px": distance,
           "reprojection_mean_px": np.nansum(distance, 1) / np.maximum(seen.sum(1), 1), "valid": valid,
           "camera": fit_cameras.weak_cameras(arrays, results["transl_m"]),

@@ -59,12 +59,11 @@ def noisy_keypoints(batch, set_name, noise_px, seed):
 
 def _target(batch, keypoints, encoded, options):
   """The camera of a fit: the crop's, or with full_frame the true one, its focal length and principal point known."""
-  ones = jnp.ones_like(encoded.camera[:, :2])
-  place = keypoints, encoded.camera, ones * camera.CROP_PX / 2, ones[:, 0] * camera.CROP_PX
   if not options.full_frame:
-    return objectives.crop_camera(*place)
-  zoom = camera.CROP_PX / batch["image"].shape[1]
-  return objectives.full_camera(*place, ones * camera.CROP_PX, batch["focal_px"] * zoom, batch["center_px"] * zoom)
+    return objectives.crop_target(keypoints), camera.weak_to_translation(encoded.camera)
+  side, zoom = jnp.full_like(encoded.camera[:, :2], camera.CROP_PX), camera.CROP_PX / batch["image"].shape[1]
+  return objectives.full_camera(keypoints, encoded.camera, side / 2, side[:, 0], side, batch["focal_px"] * zoom,
+                                batch["center_px"] * zoom)
 
 
 def batches(config, assets, name):

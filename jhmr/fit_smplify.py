@@ -24,8 +24,8 @@ CROPS = 64          # that a network looks at together: frames of one person may
 class Solver(NamedTuple):
   """A way of fitting batches of people."""
   run: Callable         # (inputs, people) -> {name: [P, ...]}; people: scaled arrays of fit_cameras.arrays_of, and
-                        # "person" [P], "crop" [P, S, S, 3]; out: pose, pose_axis_angle, betas, transl_m, objective,
-                        # energy [P, K] and pixels [P, K, 2], scaled too
+                        # "person" [P], "crop" [P, S, S, 3]; out: pose, pose_axis_angle, betas, transl_m, objective
+                        # and pixels [P, K, 2], scaled too
   inputs: Any           # pytree of big arrays, handed to run
   body: Any             # Smpl of the whole mesh, for outputs
   faces: np.ndarray     # [F, 3]
@@ -92,13 +92,11 @@ def keypoint_errors(config, system, state, assets, name, noise_px, options):
   def measure(state, batch, assets, given):
     seen = system.predict(state, batch, assets)
     pose = jnp.concatenate([seen.global_orient[:, 0], seen.body_pose[:, 0]], 1)
-    ones = jnp.ones_like(seen.camera[:, 0, :2])
     keypoints = fit_scores.noisy_keypoints(batch, options.joint_set, noise_px, config.seed)
-    targets, translation = objectives.crop_camera(keypoints, seen.camera[:, 0], ones * camera.CROP_PX / 2,
-                                                  ones[:, 0] * camera.CROP_PX)
-    start = smplify.from_matrices(pose, seen.betas[:, 0], translation)
-    fit = smplify.fit(given["body"], targets, start, _priors(given["gmm"], given["vae"], start), method=method,
-                      set_name=options.joint_set, steps=options.num_steps or None)
+    start = smplify.from_matrices(pose, seen.betas[:, 0], camera.weak_to_translation(seen.camera[:, 0]))
+    fit = smplify.fit(given["body"], objectives.crop_target(keypoints), start,
+                      _priors(given["gmm"], given["vae"], start), method=method, set_name=options.joint_set,
+                      steps=options.num_steps or None)
     score = lambda pose, betas: metrics.per_example(fit_scores.to_prediction(pose, betas, seen.camera[:, 0]), batch,
                                                     assets)
     return {"mode": score(pose, seen.betas[:, 0]), "fit": score(fit.pose, fit.body.betas)}, (
@@ -134,7 +132,6 @@ def program(method, set_name, steps=None, shared=False, known_cameras=False, sys
     points = smpl.keypoints(body, smpl.forward(body, fit.body.betas, fit.pose, fit.body.translation), set_name)
     return {"pose": fit.pose, "pose_axis_angle": jnp.concatenate([fit.body.global_orient, fit.body.body_pose], -1),
             "betas": fit.body.betas, "transl_m": fit.body.translation, "objective": fit.objective,
-            "energy": fit.reprojection,
             "pixels": camera.perspective(points, people["focal_px"], people["center_px"])}
   return run
 

@@ -153,14 +153,22 @@ def sampler(latent, state, encoded, assets, body):
 
 
 def truth_of(latent, state, batch, encoded, assets, body):
-  """The Truth of a batch. A keypoint is visible where `visible` says so and it has a 2D label, or, in data without
-  `visible`, where its confidence is above SEEN."""
+  """The Truth of a batch."""
   pose = jnp.concatenate([batch["global_orient"], batch["body_pose"]], axis=1)
   log_prob, z = latent.log_prob(state, pose[:, None], encoded, assets)
+  scored, _ = metrics.centred(body, smpl.forward(body, batch["betas"], pose))
+  return Truth(scored, *seen_keypoints(batch), log_prob[:, 0], z[:, 0])
+
+
+def seen_keypoints(batch):
+  """(COCO keypoints [B, 17, 2] in crop coordinates, [B, 17] float32 1 for those that are seen and labelled).
+
+  A keypoint is seen where `visible` says so and it has a 2D label, or, in data without `visible`, where its confidence
+  is above SEEN.
+  """
   labels = batch["keypoints2d"][:, _COCO]
   seen = batch["visible"][:, _COCO] * (labels[..., 2] > 0) if "visible" in batch else labels[..., 2] > SEEN
-  scored, _ = metrics.centred(body, smpl.forward(body, batch["betas"], pose))
-  return Truth(scored, labels[..., :2], seen.astype(jnp.float32), log_prob[:, 0], z[:, 0])
+  return labels[..., :2], seen.astype(jnp.float32)
 
 
 def make_scorer(mapper, system, num, chunk=CHUNK, seed=0, keep_first=True):

@@ -1,4 +1,4 @@
-"""Errors of regressed joints on published benchmarks: 3DPW, Human3.6M, MPI-INF-3DHP.
+"""Errors of regressed joints on published benchmarks: 3DPW, Human3.6M, MPI-INF-3DHP; of vertices: UP-3D.
 
 Joints are regressed from the predicted vertices with Human3.6M's regressor and centred at its pelvis. They are compared
 with those of a body of the person's gender (3DPW), or with annotated ones. Source: SPIN, authors' `eval.py`.
@@ -70,13 +70,43 @@ def of_annotations(points, set_name):
   return chosen[..., :3] - (pelvis[:, :3] * (pelvis[:, 3:] > 0))[:, None], (chosen[..., 3] > 0).astype(points.dtype)
 
 
+def vertex_errors(prediction, batch, assets, mesh=False):
+  """{"per_vertex_mm" [B]}: mean distance to the vertices of the labelled body, neither centred nor aligned.
+
+  Args:
+    prediction: state.Prediction; of it the first hypothesis, or its own mesh where `mesh`.
+    batch: "pose" [B, 72] axis-angle, "shape" [B, 10].
+    assets: with "body".
+  Source: GraphCMR, authors' `eval.py` on UP-3D.
+  """
+  found = (prediction.vertices[:, 0] if mesh
+           else smpl.forward(assets["body"], prediction.betas[:, 0], first_pose(prediction)).vertices)
+  target = smpl.forward_axis_angle(assets["body"], batch["shape"], batch["pose"]).vertices
+  return {"per_vertex_mm": 1000 * metrics.pve(found, target)}
+
+
+def first_pose(prediction):
+  """[B, 24, 3, 3] of the first hypothesis."""
+  return jnp.concatenate([prediction.global_orient[:, 0], prediction.body_pose[:, 0]], axis=1)
+
+
 def results(prediction, assets):
-  """What SPIN's result file has of the first hypothesis: {"pred_joints", "pose", "betas", "camera"}, each [B, ...]."""
-  pose = jnp.concatenate([prediction.global_orient[:, 0], prediction.body_pose[:, 0]], axis=1)
-  betas, body = prediction.betas[:, 0], assets["neutral_joints"]
-  return {"pred_joints": smpl.keypoints(body, smpl.forward(body, betas, pose), "h36m17"),
+  """What a result file has of the first hypothesis: {"pred_joints", "pose", "betas", "camera"}, each [B, ...].
+
+  "pred_joints_mesh" are those of the system's own mesh, where it makes one. Source: SPIN, authors' `eval.py`.
+  """
+  pose, betas, body = first_pose(prediction), prediction.betas[:, 0], assets["neutral_joints"]
+  found = {} if prediction.vertices is None else {"pred_joints_mesh": joints_of_mesh(prediction, assets)}
+  return found | {"pred_joints": smpl.keypoints(body, smpl.forward(body, betas, pose), "h36m17"),
           "pose": rotations.matrix_to_axis_angle(pose).reshape(pose.shape[0], -1), "betas": betas,
           "camera": prediction.camera[:, 0]}
+
+
+def joints_of_mesh(prediction, assets):
+  """[B, 17, 3] "h36m17" of the first hypothesis' own mesh. Source: GraphCMR, authors' `eval.py`."""
+  vertices, body = prediction.vertices[:, 0], assets["body"]
+  chain = jnp.zeros((*vertices.shape[:-2], len(body.parents), 3), vertices.dtype)  # no joint of it is looked at
+  return smpl.keypoints(body, smpl.Posed(vertices, chain), "h36m17")
 
 
 def bodies(assets, path="", gendered=False):

@@ -116,17 +116,12 @@ def per_example(prediction, batch, assets):
     "best_" in front: [B] of the best hypothesis for each metric.
   Source: SPIN, authors' `eval.py`, ground truth from a SMPL mesh as on 3DPW.
   """
-  body = assets["body"]
-  pose = jnp.concatenate([batch["global_orient"], batch["body_pose"]], axis=1)
-  target, target_vertices = centred(body, smpl.forward(body, batch["betas"], pose))
+  body, target = assets["body"], _target(batch, assets)
 
   def measure(hypothesis):
     orient, body_pose, betas = hypothesis
     posed = smpl.forward(body, betas, jnp.concatenate([orient, body_pose], axis=1))
-    predicted, vertices = centred(body, posed)
-    return {"mpjpe_mm": 1000 * mpjpe(predicted, target), "pa_mpjpe_mm": 1000 * pa_mpjpe(predicted, target),
-            "pve_mm": 1000 * pve(vertices, target_vertices), "pck": pck(predicted, target),
-            "auc": auc(predicted, target)}
+    return _errors(centred(body, posed), target)
 
   # One hypothesis after the other: B x S full meshes at once would not fit.
   of_all = jax.lax.map(measure, jax.tree.map(lambda x: jnp.swapaxes(x, 0, 1), (
@@ -135,3 +130,27 @@ def per_example(prediction, batch, assets):
   if prediction.betas.shape[1] > 1:
     values |= {f"best_{n}": best_of(v.T, higher_is_better=n in HIGHER_IS_BETTER) for n, v in of_all.items()}
   return values
+
+
+def of_mesh(prediction, batch, assets):
+  """As `per_example`, of the first hypothesis' own mesh (`Prediction.vertices`), which is no posed body.
+
+  Source: GraphCMR (Kolotouros et al. 2019), table 3, "non-parametric"; authors' `eval.py`.
+  """
+  body, vertices = assets["body"], prediction.vertices[:, 0]
+  chain = jnp.zeros((*vertices.shape[:-2], len(body.parents), 3), vertices.dtype)  # no joint of it is looked at
+  return _errors(centred(body, smpl.Posed(vertices, chain)), _target(batch, assets))
+
+
+def _target(batch, assets):
+  """`centred` of the labelled bodies."""
+  pose = jnp.concatenate([batch["global_orient"], batch["body_pose"]], axis=1)
+  return centred(assets["body"], smpl.forward(assets["body"], batch["betas"], pose))
+
+
+def _errors(found, target):
+  """{name: [B]} of joints and vertices against the target's, both of `centred`."""
+  (predicted, vertices), (labelled, labelled_vertices) = found, target
+  return {"mpjpe_mm": 1000 * mpjpe(predicted, labelled), "pa_mpjpe_mm": 1000 * pa_mpjpe(predicted, labelled),
+          "pve_mm": 1000 * pve(vertices, labelled_vertices), "pck": pck(predicted, labelled),
+          "auc": auc(predicted, labelled)}

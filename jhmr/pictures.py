@@ -1,8 +1,8 @@
-"""Pictures of predictions: the crop, the body laid over it, and the body from the side; for a density several bodies.
+"""Pictures of predictions: the crop, the body laid over it, and the body from the side; several bodies where there are.
 
-A person of a density is two rows of panels: above the crop, the mode, and a few samples over it; below the same bodies
-from the side. The last column has the skeletons of all hypotheses, the mode's in black. The few samples are those of
-`sampling.representatives`.
+A person of many hypotheses is two rows of panels: above the crop, the first one, and a few others over it; below the
+same bodies from the side. The last column has the skeletons of all hypotheses, the first one's in black. The few others
+are those of `sampling.representatives`.
 """
 
 import os
@@ -19,10 +19,12 @@ SIDE_PX = 224           # every panel of a sheet
 ON_SHEET = 12           # examples of a sheet
 SIDE_M = 2.1            # of the world, across a side view
 COLOR = (150, 185, 220)  # RGB of a predicted body
+MESH = (230, 180, 180)   # RGB of a predicted mesh that is no posed body
 TRUTH = (165, 205, 160)  # RGB of a labelled one
 SAMPLE = (228, 190, 150)  # RGB of a random one
 SHOWN = 4               # hypotheses that are drawn as bodies, the mode among them
-SHEET_SAMPLES = 64      # hypotheses an example on the sheet of a density
+SHEET_SAMPLES = 64      # hypotheses an example on the sheet of a density, fewer of a set
+SHEET_SET = 10
 SHEET_PEOPLE = 8        # examples of that sheet
 MOST_SKELETONS = 200    # in one panel
 BONES = joints.edges("smpl24")
@@ -60,6 +62,12 @@ def panels(crop, body, faces, prediction, hypothesis=0, color=COLOR):
                      color)
 
 
+def mesh_panels(crop, faces, prediction):
+  """As `panels`, of the first hypothesis' mesh that is no posed body, `Prediction.vertices`."""
+  vertices = np.asarray(prediction.vertices[0] + camera.weak_to_translation(prediction.camera[0]))
+  return body_panels(crop, vertices, faces, camera.FOCAL_PX * SIDE_PX / camera.CROP_PX, (SIDE_PX / 2,) * 2, MESH)
+
+
 def body_panels(crop, vertices, faces, focal_px, center_px, color=COLOR):
   """[overlay, side view] of a body [N, 3] (camera axes, metres); the camera is in pixels of the overlay's panel."""
   drawn = draw.body_picture(vertices, faces, focal_px, center_px, (SIDE_PX, SIDE_PX), color)
@@ -89,23 +97,24 @@ def hypothesis_picture(crop, body, faces, hypotheses, truth=None):
   if truth is not None:
     below = side_panel(np.asarray(_forward(body, *truth).vertices), faces, TRUTH)
   columns = [("input", "" if truth is None else "truth, side", cv2.resize(crop, (SIDE_PX, SIDE_PX)), below)]
+  first, other = ("mode", "sample") if len(hypotheses.z) else ("first", "hypothesis")
   for s in hypotheses.shown:
-    name = f"sample {s}" if s else "mode"
+    name = f"{other} {s}" if s else first
     columns.append((name, f"{name}, side",
                     *panels(crop, body, faces, hypotheses.prediction, s, SAMPLE if s else COLOR)))
   if (count := len(hypotheses.joints)) > 1:
     name = f"all {count}" if count <= MOST_SKELETONS else f"first {MOST_SKELETONS} of {count}"
     columns.append((name, f"{name}, side",
-                    *skeleton_panels(crop, hypotheses.joints, hypotheses.prediction.camera[0])))
+                    *skeleton_panels(crop, hypotheses.joints, hypotheses.prediction.camera)))
   labels, side_labels, front, side = zip(*columns)
   return draw.grid(front + side, columns=len(columns), labels=labels + side_labels)
 
 
-def skeleton_panels(crop, points, weak_camera):
-  """[over the faded crop, from the side] of skeletons [S, 24, 3] that share a camera [3], the first one in black."""
-  points = np.asarray(points)[:MOST_SKELETONS]
+def skeleton_panels(crop, points, cameras):
+  """[over the faded crop, from the side] of skeletons [S, 24, 3] with cameras [S, 3], the first one in black."""
+  points, cameras = np.asarray(points)[:MOST_SKELETONS], cameras[:MOST_SKELETONS]
   pale = np.round(255 - 0.35 * (255.0 - cv2.resize(crop, (SIDE_PX, SIDE_PX)))).astype(np.uint8)
-  over = SIDE_PX / 2 * (1 + np.asarray(camera.project_crop(points, weak_camera)))
+  over = SIDE_PX / 2 * (1 + np.asarray(camera.project_crop(points, cameras)))
   lowest, highest = points[0].min(0), points[0].max(0)
   off = (points - (lowest + highest) / 2) * (SIDE_PX / SIDE_M)  # as `side_panel`, whose camera is far away
   beside = SIDE_PX / 2 + np.stack([off[..., 2], off[..., 1]], -1)
@@ -137,7 +146,8 @@ def walk_picture(crop, body, faces, prediction, names):
 def prediction_sheet(system, state, batch, assets, num=ON_SHEET):
   """A grid of a batch's first examples: input, predicted overlay and side view, and the labelled body's side view.
 
-  For a system with a density it has SHEET_PEOPLE of them at most, each a `hypothesis_picture`.
+  For a system of many hypotheses it has SHEET_PEOPLE of them at most, each a `hypothesis_picture`; where a mesh is
+  predicted beside the body, that is shown too.
 
   Args:
     system: a System.  state, batch, assets: on the host; the batch as networks see it.
@@ -145,32 +155,34 @@ def prediction_sheet(system, state, batch, assets, num=ON_SHEET):
     uint8 [H, W, 3].
   """
   num = min(num, batch["image"].shape[0])
-  if system.latent is not None:
-    return _hypothesis_sheet(system.latent, state, batch, assets, min(num, SHEET_PEOPLE))
+  if system.latent is not None or system.choose is not None:
+    return _hypothesis_sheet(system, state, batch, assets, min(num, SHEET_PEOPLE))
   prediction = jax.device_get(jax.jit(system.predict)(state, batch, assets))
-  faces, rows = np.asarray(assets["surface"].faces), []
+  faces, rows, labels = np.asarray(assets["surface"].faces), [], ["input", "predicted", "from the side"]
   for i in range(num):
     crop = images.to_uint8(batch["image"][i])
     one = jax.tree.map(lambda x: x[i], prediction)
     truth = _forward(assets["body"], *_truth(batch, i))
-    rows += [cv2.resize(crop, (SIDE_PX, SIDE_PX)), *panels(crop, assets["body"], faces, one),
-             side_panel(np.asarray(truth.vertices), faces, TRUTH)]
-  return draw.grid(rows, columns=8, labels=["input", "predicted", "from the side", "truth, side"] * (len(rows) // 4))
+    rows += [cv2.resize(crop, (SIDE_PX, SIDE_PX)), *panels(crop, assets["body"], faces, one)]
+    rows += [] if one.vertices is None else mesh_panels(crop, faces, one)
+    rows.append(side_panel(np.asarray(truth.vertices), faces, TRUTH))
+  labels += [] if prediction.vertices is None else ["mesh", "from the side"]
+  return draw.grid(rows, columns=2 * len(labels) + 2, labels=[*labels, "truth, side"] * num)
 
 
 def _truth(batch, i):
   return batch["betas"][i], np.concatenate([batch["global_orient"][i], batch["body_pose"][i]])
 
 
-def _hypothesis_sheet(latent, state, batch, assets, num):
+def _hypothesis_sheet(system, state, batch, assets, num):
   batch = {name: x[:num] for name, x in batch.items()}
   assets = assets | {"joints_body": sampling.body_of(assets)}
   keys = sampling.keys_of(0, [str(i) for i in batch["id"]])
 
   @jax.jit
   def program(state, batch, assets, keys):
-    encoded = latent.encode(state, batch, assets)
-    return sampling.hypotheses(latent, state, encoded, assets, keys, SHEET_SAMPLES, SHOWN)
+    count = SHEET_SET if system.latent is None else SHEET_SAMPLES
+    return sampling.of_system(system, state, batch, assets, keys, count, SHOWN)
 
   found, faces = jax.device_get(program(state, batch, assets, keys)), np.asarray(assets["surface"].faces)
   people = [hypothesis_picture(images.to_uint8(batch["image"][i]), assets["body"], faces,

@@ -10,11 +10,18 @@ Per person, `<name>.npz` and `<name>.json` with every hypothesis, `<name>.obj` o
 input, overlay, side view. `boxes.json` is {"photo.jpg": [[x, y, width, height], ...]} in pixels; a box should hold
 the whole person. Without boxes the whole image is one box, enlarged to a square.
 
+A run that was shown body parts or surface coordinates (`config.data.input`) is given them in PNGs, see `data.inputs`.
+
+A mesh that is no posed body, where a system makes one, is `<name>_mesh.obj` and "vertices" in the `.npz`.
+
 For systems with a density over poses, `--num-samples N` gives the mode and N - 1 samples. Sample s of a person depends
 on the picture and (--seed, the person's name, s) alone, not on who else is asked for. "shown" lists those that are
 drawn as bodies and get a mesh, `<name>_sample<s>.obj`: all up to 4, else the mode and the medoids of three clusters of
 the samples. The `.npz` has all N, with their latents "z"; the `.json` has no latents and, above 128, only those shown:
 its "hypotheses" says which. "log_prob" is the density of the 6D rotations drawn.
+
+For systems that make sets of hypotheses in their own way, `--num-samples N` gives a set of N: of many heads those that
+stand for all of them, of a mixture N of its means, of an autoencoder N draws. Only latents are missing then.
 
 `--interpolate K` walks through the latent space from the mode to the first sample shown, on to the second, ..., with K
 bodies between any two: `<name>_walk.png` and `<name>_walk.npz`, axes [leg, K + 2] with the ends.
@@ -28,6 +35,7 @@ import sys
 import cv2
 from jhmr import command, evaluate, pictures, predict_files, report, sampling
 from jhmr.data import images as images_lib
+from jhmr.data import inputs
 from jhmr.data import source as source_lib
 from jhmr.errors import InputError
 import jax
@@ -102,27 +110,29 @@ def check_names(names):
     raise InputError(f"the files of {odd[0]!r} would be written twice: rename one of the images of that name")
 
 
-def people_of(path, boxes, image_size):
-  """One record a person: name, crop and where the crop lies in the image."""
-  image = read_image(path)
+def people_of(path, boxes, image_size, kind="rgb"):
+  """One record a person: name, crop and where the crop lies in the image, of a photograph or `inputs`' labels."""
+  image = read_image(path) if kind == "rgb" else inputs.read(path, kind)
   height, width = image.shape[:2]
   rows = np.array([[0, 0, width, height]], np.float32) if boxes is None else boxes.get(os.path.basename(path), ())
   stem = os.path.splitext(os.path.basename(path))[0]
   for i, (x, y, w, h) in enumerate(rows):
     center, side = np.array([x + w / 2, y + h / 2], np.float32), float(max(w, h))
+    crop = (images_lib.crop(image, center, side, image_size) if kind == "rgb"
+            else inputs.crop(image, kind, center, side, image_size))
     yield {"name": stem if len(rows) == 1 else f"{stem}_{i}", "image": os.path.basename(path), "box_center_px": center,
            "box_size_px": side, "image_size": np.array([width, height], np.float32),
-           "crop": images_lib.crop(image, center, side, image_size)}
+           "crop": crop}
 
 
-def from_files(args, image_size):
-  """All people of the files; in a folder, files that are no images are named and passed over."""
+def from_files(args, image_size, kind="rgb"):
+  """All people of the files; in a folder, files that are no images of the kind are named and passed over."""
   boxes = read_boxes(args.boxes) if args.boxes else None
   files = find_images(args.images)
   people, bad = [], []
   for path in files:
     try:
-      people.extend(people_of(path, boxes, image_size))
+      people.extend(people_of(path, boxes, image_size, kind))
     except InputError as error:
       bad.append(str(error))
   if not people:
@@ -159,6 +169,21 @@ def predicting(system):
     prediction = jax.device_get(predict(state, crops, assets))
     for i in range(len(people)):
       yield sampling.Hypotheses(jax.tree.map(lambda x, i=i: x[i], prediction), (), np.zeros(1, np.int32), ()), None
+  return found
+
+
+def choosing(system, args):
+  """As `predicting`, with --num-samples, for systems that make sets of hypotheses in their own way."""
+  @jax.jit
+  def choose(state, crops, assets, keys):
+    batch = {"image": images_lib.normalize(crops)}
+    return sampling.of_system(system, state, batch, assets, keys, args.num_samples, pictures.SHOWN)
+
+  def found(state, people, crops, assets):
+    names = [p["name"] for p in people] + [""] * (len(crops) - len(people))
+    everyone = jax.device_get(choose(state, crops, assets, sampling.keys_of(args.seed, names)))
+    for i in range(len(people)):
+      yield jax.tree.map(lambda x, i=i: x[i], everyone), None
   return found
 
 
@@ -205,8 +230,8 @@ def parse(argv):
   parser.add_argument("--focal", type=float, help="focal length in image pixels; default 5000/224 of the longer side")
   parser.add_argument("--no-meshes", action="store_true", help="write no .obj")
   parser.add_argument("--no-pictures", action="store_true", help="write no .png")
-  parser.add_argument("--num-samples", type=int, metavar="N", help="N hypotheses a person, the mode first; for systems "
-                      "with a density over poses")
+  parser.add_argument("--num-samples", type=int, metavar="N", help="N hypotheses a person, the best guess first; for "
+                      "systems that have many")
   parser.add_argument("--seed", type=int, default=0, help="of the samples")
   parser.add_argument("--interpolate", type=int, metavar="K", help="also walk from the mode through the samples shown, "
                       "with K bodies between any two")
@@ -233,13 +258,17 @@ def main(argv):
   args = parse(argv)
   check(args)
   config, system, state, assets = evaluate.load_run(args.workdir, args.step, args.body)
-  if args.num_samples and system.latent is None:
-    raise InputError(f"--num-samples needs a system with a density over poses, but {args.workdir!r} is a run of "
-                     f"{config.system!r}: train configs/prohmr.py")
-  people = from_files(args, config.image_size) if args.images else from_split(args, config, assets)
+  if args.num_samples and system.latent is None and system.choose is None:
+    raise InputError(f"--num-samples needs a system of many hypotheses, but {args.workdir!r} is a run of "
+                     f"{config.system!r}: train configs/prohmr.py or configs/multibodies.py")
+  if args.interpolate and system.latent is None:
+    raise InputError(f"--interpolate walks through a latent space, which {config.system!r} has not: leave it out")
+  people = (from_files(args, config.image_size, inputs.kind_of(config)) if args.images
+            else from_split(args, config, assets))
   os.makedirs(args.out, exist_ok=True)
   assets = assets | {"joints_body": sampling.body_of(assets)}
-  find = sampling_from(system.latent, args) if args.num_samples else predicting(system)
+  find = predicting(system) if not args.num_samples else (
+      choosing(system, args) if system.latent is None else sampling_from(system.latent, args))
   rows = []
   for first in range(0, len(people), BATCH):
     group = people[first:first + BATCH]

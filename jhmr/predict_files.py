@@ -26,33 +26,38 @@ def outputs(person, prediction, assets, focal_px):
                                person["image_size"], focal)
   pose = np.concatenate([prediction.global_orient, prediction.body_pose], axis=1)
   posed = _forward(assets["joints_body"], prediction.betas, pose, transl)
-  return {"global_orient": prediction.global_orient, "body_pose": prediction.body_pose, "betas": prediction.betas,
-          "camera": prediction.camera, "log_prob": prediction.log_prob, "transl_m": np.asarray(transl),
-          "joints_cam_m": np.asarray(posed.joints), "focal_px": np.float32(focal),
-          "box_center_px": person["box_center_px"], "box_size_px": np.float32(person["box_size_px"]),
-          "image_size": person["image_size"]}
+  found = {"vertices": prediction.vertices} if prediction.vertices is not None else {}
+  return found | {
+      "global_orient": prediction.global_orient, "body_pose": prediction.body_pose, "betas": prediction.betas,
+      "camera": prediction.camera, "log_prob": prediction.log_prob, "transl_m": np.asarray(transl),
+      "joints_cam_m": np.asarray(posed.joints), "focal_px": np.float32(focal),
+      "box_center_px": person["box_center_px"], "box_size_px": np.float32(person["box_size_px"]),
+      "image_size": person["image_size"]}
 
 
 def write_person(out, person, found, assets, args):
   """Writes one person's files into the folder `out`; returns the panels of the picture.
 
   Args:
-    found: sampling.Hypotheses of the person, NumPy; without a density those of one hypothesis, and no z.
+    found: sampling.Hypotheses of the person, NumPy; without --num-samples those predicted, of which one is shown.
   """
   stem, prediction = os.path.join(out, person["name"]), found.prediction
   values = outputs(person, prediction, assets, args.focal)
   if args.num_samples:
-    values |= {"z": found.z, "shown": found.shown}
+    values |= {"shown": found.shown} | ({"z": found.z} if len(found.z) else {})
   with files.whole(stem + ".npz", "wb") as f:
     np.savez_compressed(f, **values)
   with files.whole(stem + ".json") as f:
-    json.dump({"image": person["image"]} | {k: _rounded(v) for k, v in _for_json(values, args).items()}, f)
+    json.dump({"image": person["image"]} | {k: _rounded(v) for k, v in _for_json(values, args).items()
+                                            if k != "vertices"}, f)
   faces = np.asarray(assets["surface"].faces)
   if not args.no_meshes:
     for s in found.shown:
       pose = np.concatenate([prediction.global_orient[s], prediction.body_pose[s]])
       posed = _forward(assets["body"], prediction.betas[s], pose, values["transl_m"][s])
       mesh.write_obj(f"{stem}_sample{s}.obj" if s else stem + ".obj", np.asarray(posed.vertices), faces)
+    if prediction.vertices is not None:
+      mesh.write_obj(stem + "_mesh.obj", np.asarray(prediction.vertices[0]) + values["transl_m"][0], faces)
   return None if args.no_pictures else _write_picture(stem, person, found, assets["body"], faces, args)
 
 
@@ -62,7 +67,7 @@ def _rounded(x):
 
 
 def _for_json(values, args):
-  """What the JSON has of `outputs`: without a density all, otherwise no latents and perhaps not every hypothesis."""
+  """What the JSON has of `outputs`: without --num-samples all, else no latents and perhaps not every hypothesis."""
   if not args.num_samples:
     return values
   kept = np.arange(args.num_samples) if args.num_samples <= JSON_MOST else values["shown"]
@@ -79,7 +84,8 @@ def _write_picture(stem, person, found, body, faces, args):
   side = pictures.SIDE_PX
   large = cv2.resize(person["crop"], (side, side))
   row = [large, *pictures.panels(person["crop"], body, faces, found.prediction)]
-  pictures.write(stem + ".png", draw.grid(row, columns=3))
+  row += [] if found.prediction.vertices is None else pictures.mesh_panels(person["crop"], faces, found.prediction)
+  pictures.write(stem + ".png", draw.grid(row, columns=len(row)))
   return row
 
 
@@ -100,5 +106,5 @@ def write_walk(out, person, found, prediction, z, assets, args):
 def sheet(rows):
   """The first people's pictures in one."""
   if len(rows[0]) > 1:
-    return draw.grid([p for row in rows[:ON_SHEET] for p in row], columns=6)
+    return draw.grid([p for row in rows[:ON_SHEET] for p in row], columns=2 * len(rows[0]))
   return draw.grid([row[0] for row in rows[:ON_SHEET // 4]], columns=min(2, len(rows)))

@@ -53,7 +53,7 @@ def check(config, terms):
   """Raises InputError for a network, cameras or weights of losses that do not exist; terms: names of the losses."""
   for field, choices in _NET.items():
     one_of(f"net.{field}", config.net[field], choices)
-  one_of("camera_convention", config.get("camera_convention", "spin"), CAMERAS)  # older runs do not say it
+  one_of("camera_convention", convention(config), CAMERAS)
   check_weights(config, terms)
 
 
@@ -62,6 +62,11 @@ def check_weights(config, terms):
   if odd := sorted(set(config.weights) ^ set(terms)):
     raise InputError(f"config.weights must name each loss of {config.system} ({', '.join(terms)}) once, 0 to leave it "
                      f"out: look at {', '.join(odd)}")
+
+
+def convention(config):
+  """One of CAMERAS, what the cameras of a config's network mean; older runs do not say it."""
+  return config.get("camera_convention", "spin")
 
 
 def one_of(name, value, choices):
@@ -73,7 +78,7 @@ def one_of(name, value, choices):
 def build(config):
   """The Network of a config that `check` let pass."""
   net = regressor.ImageRegressor(**config.net, axis_name=AXIS)
-  decoded = functools.partial(decode, convention=config.get("camera_convention", "spin"))
+  decoded = functools.partial(decode, convention=convention(config))
 
   def init(rng, image, mean):
     return net.init(rng, image, start_values(mean), False)

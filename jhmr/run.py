@@ -124,9 +124,8 @@ def _check_warm_start(config, mean):
   there, here = command.flatten(command.read_config(config.warm_start)), command.flatten(config)
   if not all("net.iterations" in c for c in (there, here)):
     return  # not both regress: only the backbone is theirs
-  defaults = {"camera_convention": "spin"}  # older runs do not say it
   for key in ("camera_convention", "net.activation", "net.iterations"):
-    ours, theirs = (c.get(key, defaults.get(key)) for c in (here, there))
+    ours, theirs = (c.get(key, command.OLDER.get(key)) for c in (here, there))
     if theirs is not None and ours != theirs:
       raise InputError(f"config.{key} is {ours!r}, but config.warm_start {config.warm_start!r} is a run with "
                        f"{theirs!r}: give --config.{key}={theirs}")

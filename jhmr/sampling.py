@@ -30,11 +30,11 @@ class Samples(NamedTuple):
 
 
 class Hypotheses(NamedTuple):
-  """S bodies of B images, or of one without the axis B; the mode first."""
+  """S bodies of B images, or of one without the axis B; the mode, or whatever the best guess is, first."""
   prediction: Prediction
   joints: jax.Array  # [B, S, 24, 3] metres, before the camera's translation
   shown: jax.Array   # [B, n] int32, of `representatives`
-  z: jax.Array       # [B, S, D]
+  z: jax.Array       # [B, S, D]; () without a density
 
 
 def keys_of(seed, names):
@@ -144,8 +144,8 @@ def walk(z, num, path="spherical"):
 
 
 def joints_of(body, betas, pose):
-  """Joints [B, S, 24, 3] in metres of betas [B, 10], pose [B, S, 24, 3, 3]; that of `body_of` will do."""
-  return smpl.forward(body, betas[:, None], pose).joints
+  """Joints [B, S, 24, 3] in metres of betas [B, 10] or [B, S, 10], pose [B, S, 24, 3, 3]; `body_of`'s will do."""
+  return smpl.forward(body, betas if betas.ndim == 3 else betas[:, None], pose).joints
 
 
 def representatives(joints, keys, num):
@@ -177,6 +177,21 @@ def hypotheses(latent, state, encoded, assets, keys, num, num_shown):
   found = sample(latent, state, encoded, assets, keys, num)
   joints = joints_of(assets["joints_body"], encoded.betas, found.pose)
   return Hypotheses(as_prediction(found, encoded), joints, representatives(joints, keys, num_shown), found.z)
+
+
+def of_set(prediction, assets, keys, num_shown):
+  """Hypotheses of a Prediction [B, S] without a density; assets and keys as `hypotheses` takes them."""
+  pose = jnp.concatenate([prediction.global_orient, prediction.body_pose], axis=2)
+  joints = joints_of(assets["joints_body"], prediction.betas, pose)
+  return Hypotheses(prediction, joints, representatives(joints, keys, num_shown), ())
+
+
+def of_system(system, state, batch, assets, keys, num, num_shown):
+  """num Hypotheses of each image of a batch, of a system with a density or one that makes sets of hypotheses."""
+  if system.latent is None:
+    return of_set(system.choose(state, batch, assets, keys, num), assets, keys, num_shown)
+  encoded = system.latent.encode(state, batch, assets)
+  return hypotheses(system.latent, state, encoded, assets, keys, num, num_shown)
 
 
 def as_prediction(found, encoded):

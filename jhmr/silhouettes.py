@@ -50,22 +50,27 @@ def released_parts(folder, num_faces):
   return labels
 
 
-def draw(prediction, assets, size):
+def draw(prediction, assets, size, mesh=False):
   """Part labels of the first hypothesis in its crop.
 
   Args:
     prediction: state.Prediction.
     assets: with "body" and "surface".
     size: Windows of `windows`, static.
+    mesh: draw `prediction.vertices`, the mesh that is no posed body.
   Returns:
     (labels [B, 224, 224] uint8, faces not fully drawn [B] int32).
   Source: SPIN, `utils/part_utils.py`: f = 5000, principal point 112, translation (tx, ty, 2 f / (224 s)).
+    GraphCMR, authors' `eval.py`: of its two meshes the one of the graph network, with the same camera.
   """
-  pose = jnp.concatenate([prediction.global_orient[:, 0], prediction.body_pose[:, 0]], axis=1)
   transl = camera.weak_to_translation(prediction.camera[:, 0])
-  posed = smpl.forward(assets["body"], prediction.betas[:, 0], pose, transl)
+  if mesh:
+    vertices = prediction.vertices[:, 0] + transl[:, None]
+  else:
+    pose = jnp.concatenate([prediction.global_orient[:, 0], prediction.body_pose[:, 0]], axis=1)
+    vertices = smpl.forward(assets["body"], prediction.betas[:, 0], pose, transl).vertices
   side = int(camera.CROP_PX)
-  scene = render.render_batch(posed.vertices[:, None], assets["surface"].faces, camera.FOCAL_PX,
+  scene = render.render_batch(vertices[:, None], assets["surface"].faces, camera.FOCAL_PX,
                               jnp.array([side / 2, side / 2]), (side, side), size)
   return render.part_labels(scene, assets["surface"].parts6), scene.overflow
 

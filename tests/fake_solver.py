@@ -26,7 +26,7 @@ def make(seconds=0.0, **settings):
     f32 = lambda x: np.asarray(x, np.float32)
     return {"pose": f32(pose), "pose_axis_angle": np.zeros((count, 72), np.float32),
             "betas": f32(points[:, :10, 0] / 1e4), "transl_m": f32(np.concatenate([offset, depth[:, None]], 1)),
-            "objective": f32(points.sum((1, 2))), "energy": points[..., 2], "pixels": points[..., :2] + 1}
+            "objective": f32(points.sum((1, 2))), "pixels": points[..., :2] + 1}
 
   def solver(args, set_name, known_cameras):
     del set_name, known_cameras

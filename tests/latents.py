@@ -63,6 +63,7 @@ class System(NamedTuple):
   step: Any = None
   predict: Any = None
   latent: Any = LATENT
+  choose: Any = None
 
 
 def system(**functions):

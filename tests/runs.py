@@ -23,20 +23,22 @@ def config_of(*overrides, config=QUICK):
   return command.parse_config(["x", f"--config={config}", *(f"--config.{o}" for o in overrides)])[0]
 
 
-def start(workdir, *overrides, devices=1, config=QUICK, flags=()):
-  """One training process, its output in pipes."""
-  env = os.environ | {"XLA_FLAGS": f"--xla_force_host_platform_device_count={devices}", "PYTHONUNBUFFERED": "1"}
+def start(workdir, *overrides, devices=1, config=QUICK, flags=(), quick=True):
+  """One training process, its output in pipes; quick: compiled as tests are, in half the time, not as users' are."""
+  flags_of_xla = f"{os.environ['XLA_FLAGS'] if quick else ''} --xla_force_host_platform_device_count={devices}"
+  env = os.environ | {"XLA_FLAGS": flags_of_xla, "PYTHONUNBUFFERED": "1"}  # of two counts the last one counts
   arguments = [f"--config={config}", f"--workdir={workdir}", *(f"--config.{o}" for o in overrides), *flags]
   return subprocess.Popen([sys.executable, "-m", "jhmr.train", *arguments], cwd=ROOT, env=env, text=True,
                           stdout=subprocess.PIPE, stderr=subprocess.PIPE)
 
 
-def start_cluster(workdir, *overrides, processes=2, devices=2, config=QUICK):
-  """Processes on localhost that train together."""
+def start_cluster(workdir, *overrides, processes=2, devices=2, config=QUICK, quick=True):
+  """Processes on localhost that train together; a comparison with one process must not be quick, nor that one."""
   with socket.create_server(("localhost", 0)) as free:
     port = free.getsockname()[1]
   return [start(workdir, *overrides, devices=devices, config=config,
-                flags=(f"--coordinator=localhost:{port}", f"--num_processes={processes}", f"--process_id={i}"))
+                flags=(f"--coordinator=localhost:{port}", f"--num_processes={processes}", f"--process_id={i}"),
+                quick=quick)
           for i in range(processes)]
 
 

@@ -87,11 +87,11 @@ def test_sigterm_is_a_wish_inside_a_session_and_an_end_outside():
 @pytest.mark.slow
 def test_two_processes_of_two_devices_are_one_of_four(tmp_path, data_set):
   overrides = (*runs.light(data_set), "duration=6", "eval_every=3", "checkpoint_every=6", "eval_batches=0")
-  runs.succeed(runs.start(tmp_path / "one", *overrides, devices=4, config=runs.HMR))
+  runs.succeed(runs.start(tmp_path / "one", *overrides, devices=4, config=runs.HMR, quick=False))
   one = checkpoint.load_for_inference(str(tmp_path / "one"), 6)[0]
   for kind in ("pmap", "shard_map"):
     workdir = tmp_path / kind
-    runs.succeed(*runs.start_cluster(workdir, *overrides, f"parallel={kind}", config=runs.HMR))
+    runs.succeed(*runs.start_cluster(workdir, *overrides, f"parallel={kind}", config=runs.HMR, quick=False))
     two = checkpoint.load_for_inference(str(workdir), 6)[0]
     for a, b in zip(jax.tree.leaves(one), jax.tree.leaves(two), strict=True):
       np.testing.assert_allclose(a, b, rtol=1e-5, atol=1e-5)

@@ -6,6 +6,7 @@ import cv2
 import jax
 from jhmr import command, evaluate, evaluate_files, joint_scores, parallel
 from jhmr.body import camera, render, smpl
+from jhmr.data import ambiguous
 from jhmr.errors import InputError
 import numpy as np
 import pytest
@@ -71,6 +72,25 @@ def test_3dpw_compares_with_the_body_of_the_persons_gender(monkeypatch, bodies, 
   np.testing.assert_allclose(stored["camera"], CAMERAS)
 
 
+def test_up_3d_compares_vertices_of_both_meshes_without_any_alignment(monkeypatch, bodies, tmp_path):
+  # As GraphCMR's preparation writes them: names of Python 2, no OpenPose, no S.
+  sets.write(tmp_path / "up.npz", tmp_path, pose=POSE.astype(np.float64), shape=SHAPE, part=np.ones((sets.NUM, 24, 3)))
+  arrays = dict(np.load(tmp_path / "up.npz"))
+  np.savez(tmp_path / "up.npz", **arrays | {"imgname": arrays["imgname"].astype("S")})
+  wrong = SHAPE + 0.5
+  system = sets.knowing_system(POSE, wrong, CAMERAS, (0.03, 0, -0.04))
+  rows = score(monkeypatch, bodies, tmp_path, "up_3d", "up.npz", system=system)
+  body = smpl.from_arrays(sets.body_arrays()["neutral"])
+  found, target = (np.asarray(sets._vertices(body, POSE, b)) for b in (wrong, SHAPE))  # pylint: disable=protected-access
+  slow = lambda shift: 1000 * np.mean([[np.linalg.norm(f + shift - t) for f, t in zip(*rows)]
+                                       for rows in zip(found, target)])
+  assert list(rows) == ["mean pose", "knowing", "knowing mesh"]
+  assert rows["knowing"]["per_vertex_mm"]["value"] == pytest.approx(slow(0), abs=2e-3)
+  assert rows["knowing mesh"]["per_vertex_mm"]["value"] == pytest.approx(slow([0.03, 0, -0.04]), abs=2e-3)
+  stored = np.load(tmp_path / "results.npz")
+  np.testing.assert_allclose(stored["pred_joints_mesh"], stored["pred_joints"] + [0.03, 0, -0.04], atol=2e-6)
+
+
 def test_3dhp_scores_known_displacements(monkeypatch, bodies, photographs):
   row = score(monkeypatch, bodies, photographs, "mpi_inf_3dhp", "mpi.npz")["knowing"]
   # Two ankles of 17 joints are off: within 150 mm, and within the thresholds 125, ..., 150 of 0, 5, ..., 150.
@@ -80,8 +100,11 @@ def test_3dhp_scores_known_displacements(monkeypatch, bodies, photographs):
   points, target = sets.slow_joints("neutral", POSE, SHAPE), annotated()[:, sets.IN_24, :3]
   slow = [sets.slow_errors((p - p[0])[sets.LSP_ORDER], t)[1] for p, t in zip(points, target)]
   assert row["pa_mpjpe_mm"]["value"] == pytest.approx(np.mean(slow), abs=2e-3)
-  human = score(monkeypatch, bodies, photographs, "h36m_p2", "mpi.npz")["knowing"]  # the 14 joints of the same file
-  assert human["mpjpe_mm"]["value"] == pytest.approx(2 * SHIFT_MM / 14, abs=1e-3) and "pck_percent" not in human
+  system = sets.knowing_system(POSE, SHAPE, CAMERAS, (0.1, 0.2, 0.3))  # that far off is as good
+  human = score(monkeypatch, bodies, photographs, "h36m_p2", "mpi.npz", system=system)  # 14 joints of the same file
+  for method in ("knowing", "knowing mesh"):
+    row = human[method]
+    assert row["mpjpe_mm"]["value"] == pytest.approx(2 * SHIFT_MM / 14, abs=1e-3) and "pck_percent" not in row
 
 
 def test_pck_counts_the_fourteen_joints_strictly_nearer_than_150_mm():
@@ -116,6 +139,50 @@ def test_numbers_do_not_depend_on_the_devices_or_the_batches(monkeypatch, bodies
     assert few["knowing"][name]["value"] == pytest.approx(many["knowing"][name]["value"], rel=1e-5)
 
 
+# --- ambiguous crops
+
+def with_keypoints(root):
+  """An annotation file with S and 2D keypoints; returns (file, part)."""
+  part = np.concatenate([np.random.default_rng(3).uniform(40, 120, (sets.NUM, 24, 2)), np.ones((sets.NUM, 24, 1))], -1)
+  return sets.write(root / "s.npz", root, S=annotated(), part=part), part
+
+
+def test_ambiguous_crops_of_a_file_or_of_the_keypoints_are_shown(monkeypatch, bodies, tmp_path):
+  _, part = with_keypoints(tmp_path)
+  center, scale = sets.boxes()
+  np.savez(tmp_path / "amb.npz", amb_center=center + 1, amb_scale=scale / 2)
+  seen, plain = {}, evaluate_files.read_crop
+  def recording(path, center, scale, size, crop, kind):
+    seen[path[-5]] = [*center, scale]
+    return plain(path, center, scale, size, crop, kind)
+  monkeypatch.setattr(evaluate_files, "read_crop", recording)
+  row = score(monkeypatch, bodies, tmp_path, "h36m_p1", "s.npz", "--ambiguous", str(tmp_path / "amb.npz"))["knowing"]
+  np.testing.assert_allclose([seen[str(i)] for i in range(sets.NUM)], np.column_stack([center + 1, scale / 2]))
+  assert row["mpjpe_mm"]["value"] == pytest.approx(2 * SHIFT_MM / 14, abs=1e-3)  # the truth is of the whole person
+  assert json.loads((tmp_path / "out.json").read_text())["ambiguous"].endswith("amb.npz")
+
+  arrays = {"center": center, "scale": scale, "parts_openpose_s24": part}  # as in 3D Multi-bodies' file of 3DPW
+  found = evaluate_files.ambiguous_boxes(arrays, "code", "s.npz")
+  for i in range(sets.NUM):
+    box = ambiguous.hide(np.concatenate([np.zeros((25, 3)), part[i]]), np.array([*center[i], 200 * scale[i]]),
+                         "multibodies_code", 0, i)[1]
+    np.testing.assert_allclose([*found["center"][i], 200 * found["scale"][i]], box)
+  assert np.any(found["scale"] != scale)
+
+
+@pytest.mark.parametrize("arrays, said", [
+    (dict(amb_center=np.ones((7, 2))), "have amb_center, not amb_center and amb_scale"),
+    (dict(amb_center=np.ones((6, 2)), amb_scale=np.ones(6)), "amb_center has shape (6, 2), not (7, 2)"),
+    (dict(amb_center=np.full((7, 2), np.nan), amb_scale=np.ones(7)), "not all finite"),
+    (dict(amb_center=np.ones((7, 2)), amb_scale=np.zeros(7)), "scale of row 0 is 0"),
+    (dict(amb_center=np.array([{}] * 7, object), amb_scale=np.ones(7)), "without pickled objects")])
+def test_a_file_of_ambiguous_crops_that_does_not_fit_is_one_line(tmp_path, arrays, said):
+  np.savez(tmp_path / "amb.npz", **arrays)
+  with pytest.raises(InputError) as error:
+    evaluate_files.ambiguous_boxes({"scale": np.ones(7)}, str(tmp_path / "amb.npz"), "s.npz")
+  assert said in str(error.value) and "\n" not in str(error.value)
+
+
 # --- outlines
 
 @pytest.fixture(scope="module")
@@ -145,8 +212,11 @@ def outlines(tmp_path_factory, bodies):
 
 
 def test_an_outline_drawn_in_the_photograph_is_met(monkeypatch, bodies, outlines):
-  rows = score(monkeypatch, bodies, outlines, "lsp", "lsp.npz")
+  rows = score(monkeypatch, bodies, outlines, "lsp", "lsp.npz",
+               system=sets.knowing_system(POSE, SHAPE, CAMERAS, (0.25, 0, 0)))
   row = {k: v["value"] for k, v in rows["knowing"].items() if isinstance(v, dict)}
+  mesh = {k: v["value"] for k, v in rows["knowing mesh"].items() if isinstance(v, dict)}
+  assert 0.4 < mesh["fb_f1"] < 0.85 and mesh["part_f1"] < row["part_f1"] - 0.2  # a foot to the side
   # The crop's corners are whole pixels and labels are pasted by the nearest one: edges differ.
   assert row["fb_accuracy_percent"] > 98.5 and row["fb_f1"] > 0.95
   assert row["part_accuracy_percent"] > 98 and row["part_f1"] > 0.86
@@ -192,6 +262,10 @@ def test_missing_files_are_named_and_may_be_left_out(monkeypatch, bodies, tmp_pa
     (["--benchmark", "lsp"], "lack maskname, partname"),
     (["--body", "mannequin_small"], "SMPL_MALE.pkl"),
     (["--hypotheses", "4"], "leave out --hypotheses"),
+    (["--best-of", "4"], "leave out --hypotheses, --best-of"),
+    (["--ambiguous", "absent.npz"], "absent.npz"),
+    (["--ambiguous", "paper"], "have no 2D keypoints (openpose, part"),
+    (["--benchmark", "up_3d", "--annotations", "absent.npz"], "absent.npz"),
     (["--out", "absent/out.json"], "does not exist"),
 ])
 def test_wrong_input_is_one_line(monkeypatch, bodies, photographs, flags, said):

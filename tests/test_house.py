@@ -23,7 +23,7 @@ ROOMS = {
     "jhmr.nn": ("jhmr.nn", "jhmr.sparse"),
     "jhmr.released": ("jhmr.errors", "jhmr.nn", "jhmr.body.pickles", "jhmr.released"),
     "jhmr.fitting": ("jhmr.errors", "jhmr.files", "jhmr.body", "jhmr.fitting"),
-    "jhmr.data": ("jhmr.errors", "jhmr.body", "jhmr.data", "jhmr.command", "jhmr.report"),
+    "jhmr.data": ("jhmr.errors", "jhmr.files", "jhmr.body", "jhmr.data", "jhmr.command", "jhmr.report"),
     "jhmr.regression": ("jhmr.errors", "jhmr.body", "jhmr.losses", "jhmr.nn", "jhmr.state"),
     "jhmr.fits_memory": ("jhmr.errors", "jhmr.body", "jhmr.state"),
     "jhmr.pose_prior": ("jhmr.errors", "jhmr.body", "jhmr.nn", "jhmr.checkpoint", "jhmr.command"),

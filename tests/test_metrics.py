@@ -121,6 +121,14 @@ def test_per_example_scores_lsp_joints_centred_at_the_pelvis(scored):
   np.testing.assert_allclose(values["pa_mpjpe_mm"], aligned, rtol=1e-3)
 
 
+def test_a_mesh_that_is_the_posed_body_scores_as_it_does_wherever_it_stands(scored):
+  body, pose, betas, batch, values = scored
+  vertices = smpl.forward(body, betas, pose).vertices + jnp.array([0.3, -0.2, 5.0])
+  prediction = Prediction(pose[:, :, :1], pose[:, :, 1:], betas, jnp.zeros((B, S, 3)), jnp.zeros((B, S)), vertices)
+  for name, value in jax.jit(metrics.of_mesh)(prediction, batch, {"body": body}).items():
+    np.testing.assert_allclose(value, values[name], rtol=1e-3)
+
+
 def test_per_example_finds_the_best_hypothesis_for_each_metric(scored):
   values = scored[-1]
   for name in ("mpjpe_mm", "pa_mpjpe_mm", "pve_mm"):

@@ -8,6 +8,7 @@ import jax
 import jax.numpy as jnp
 from jhmr import assets as assets_lib
 from jhmr import evaluate, pictures, predict
+from jhmr.body import smpl
 from jhmr.data import spec
 from jhmr.errors import InputError
 from jhmr.state import Prediction, TrainState
@@ -152,10 +153,55 @@ def test_numbers_that_make_no_sense_are_one_line_and_write_nothing(run, photos, 
   assert "\n" not in str(error.value) and not (tmp_path / "out").exists()
 
 
+def test_a_set_of_hypotheses_is_written_as_samples_are(photos, tmp_path, monkeypatch):
+  config, _, *rest = loaded()
+
+  def choose(state, batch, assets, keys, num):
+    encoded = encode(state, batch, assets)
+    z = jax.vmap(lambda key: jax.random.normal(key, (num, latents.DIM)))(keys)
+    pose, _, log_prob = decode(state, z, encoded, assets)
+    each = lambda x, scale: x[:, None] * jnp.linspace(1, scale, num)[:, None]
+    return Prediction(pose[:, :, :1], pose[:, :, 1:], each(encoded.betas, 1), each(encoded.camera, 1.1), log_prob)
+
+  sets = SYSTEM._replace(latent=None, choose=choose)
+  monkeypatch.setattr(evaluate, "load_run", lambda *_: (config, sets, *rest))
+  command = lambda out, *more: predict.main(["predict", "--workdir", "run", "--images", str(photos / "bob.png"), "--out",
+                                             str(tmp_path / out), "--num-samples", "6", *more])
+  command("out")
+  stored, read = arrays(tmp_path / "out" / "bob.npz"), json.loads((tmp_path / "out" / "bob.json").read_text())
+  assert stored["body_pose"].shape == (6, 23, 3, 3) and "z" not in stored and read["hypotheses"] == list(range(6))
+  assert len(set(stored["camera"][:, 0])) == 6 and len(set(stored["shown"])) == 4
+  assert len(list((tmp_path / "out").glob("*.obj"))) == 4 and (tmp_path / "out" / "bob.png").is_file()
+  with pytest.raises(InputError, match="walks through a latent space"):
+    command("walk", "--interpolate", "2")
+
+
+def test_a_mesh_that_is_no_posed_body_is_written_and_shown_beside_it(photos, tmp_path, monkeypatch):
+  config, _, state, assets = loaded()
+  offset = np.array([0.1, 0.0, 0.0], np.float32)
+
+  def with_mesh(state, batch, assets):
+    found = mode(state, batch, assets)
+    pose = jnp.concatenate([found.global_orient, found.body_pose], 2)
+    return found.replace(vertices=smpl.forward(assets["body"], found.betas, pose).vertices + offset)
+
+  monkeypatch.setattr(evaluate, "load_run", lambda *_: (config, SYSTEM._replace(latent=None, predict=with_mesh), state,
+                                                        assets))
+  out = tmp_path / "out"
+  predict.main(["predict", "--workdir", "run", "--images", str(photos / "bob.png"), "--out", str(out)])
+  body, mesh = ([line for line in (out / f"bob{kind}.obj").read_text().splitlines()] for kind in ("", "_mesh"))
+  numbers = lambda lines: np.array([line.split()[1:] for line in lines if line.startswith("v ")], float)
+  np.testing.assert_allclose(numbers(mesh), numbers(body) + offset, atol=1e-5)
+  assert [line for line in mesh if line[0] == "f"] == [line for line in body if line[0] == "f"]
+  assert arrays(out / "bob.npz")["vertices"].shape == (1, len(numbers(body)), 3)
+  assert "vertices" not in json.loads((out / "bob.json").read_text())
+  assert cv2.imread(str(out / "bob.png")).shape[1] > 5 * pictures.SIDE_PX, "input, body and mesh, each from two sides"
+
+
 def test_a_system_without_a_density_has_no_samples(photos, tmp_path, monkeypatch):
   config, _, *rest = loaded()
   monkeypatch.setattr(evaluate, "load_run", lambda *_: (config, SYSTEM._replace(latent=None), *rest))
-  with pytest.raises(InputError, match="density over poses.*'runs/hmr'.*configs/prohmr.py") as error:
+  with pytest.raises(InputError, match="many hypotheses.*'runs/hmr'.*configs/prohmr.py") as error:
     predict.main(["predict", "--workdir", "runs/hmr", "--images", str(photos), "--num-samples", "5", "--out",
                   str(tmp_path / "out")])
   assert "\n" not in str(error.value) and not (tmp_path / "out").exists()

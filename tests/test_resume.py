@@ -15,6 +15,7 @@ from jhmr import distributed, train
 import runs
 
 STEPS = 60
+KILLS = 8
 
 
 def whole_state(workdir, step):
@@ -55,26 +56,26 @@ def kill_at_a_random_moment(process, workdir, rng):
 
 
 @pytest.mark.slow
-def test_twenty_kills_change_nothing(tmp_path, data_set):
+def test_kills_at_any_moment_change_nothing(tmp_path, data_set):
   overrides = (*runs.light(data_set), f"duration={STEPS}", "log_every=1", "checkpoint_every=2", "eval_every=20",
                "ema=0.9", "batch_size=2", "net.hidden=8", "net.dropout=0.1")
   runs.succeed(runs.start(tmp_path / "whole", *overrides))
   rng, kills, saves = random.Random(0), 0, 0
-  while kills < 20:
+  while kills < KILLS:
     process = runs.start(tmp_path / "broken", *overrides)
     during_save = kill_at_a_random_moment(process, tmp_path / "broken", rng)
     if process.returncode == 0:
       break
     assert process.returncode == -signal.SIGKILL
     kills, saves = kills + 1, saves + during_save
-    if kills < 20 and (tmp_path / "broken" / "checkpoints" / str(STEPS - 10)).exists():
-      # Nearly done: the rest of the kills fall on a new run, so that there are twenty.
+    if kills < KILLS and (tmp_path / "broken" / "checkpoints" / str(STEPS - 10)).exists():
+      # Nearly done: the rest of the kills fall on a new run, so that there are enough.
       runs.succeed(runs.start(tmp_path / "broken", *overrides))
       assert_ends_alike(tmp_path / "whole", tmp_path / "broken", STEPS)
       (tmp_path / "broken").rename(tmp_path / f"broken_{kills}")
   runs.succeed(runs.start(tmp_path / "broken", *overrides))
   assert_ends_alike(tmp_path / "whole", tmp_path / "broken", STEPS)
-  assert kills == 20 and saves >= 3, (kills, saves)
+  assert kills == KILLS and saves >= 2, (kills, saves)
 
 
 @pytest.mark.slow

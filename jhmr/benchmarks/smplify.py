@@ -86,9 +86,7 @@ def set_up(arrays, people):
   keypoints = np.concatenate([pixels + 2 * rng.normal(size=pixels.shape), rng.uniform(0.5, 1, (people, 49, 1))], -1)
   off = lambda x, by: f32(x + by * rng.normal(size=x.shape))
   start = smplify.Body(off(vectors[:, :3], 0.1), off(vectors[:, 3:], 0.1), off(betas, 0.3), off(where, 0.02))
-  side = jnp.full((people, 2), camera.CROP_PX)
-  target = objectives.Target(f32(keypoints), jnp.full(people, camera.FOCAL_PX), side / 2, side)
-  return body, {"target": target, "start": start, "gmm": priors.default_gmm()}
+  return body, {"target": objectives.crop_target(f32(keypoints)), "start": start, "gmm": priors.default_gmm()}
 
 
 def runner(body, scene, steps=_STEPS):

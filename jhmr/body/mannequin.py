@@ -8,10 +8,7 @@ same person with 1,402 vertices, for tests and quick runs.
 """
 
 import argparse
-import hashlib
-import os
 import pathlib
-import zipfile
 
 import numpy as np
 
@@ -25,35 +22,19 @@ SIZES = {"full": dict(num=6890, pitch=0.0200, fingers=True, coarse=1723),
 def arrays(size="full"):
   """The mannequin as a dict of arrays, in the format of `body.smpl.read_body_file`, optional keys included.
 
-  Cached under $JHMR_CACHE or ~/.cache/jhmr; a cache that cannot be written is done without.
+  Made once, see `files.cached`.
   Raises:
     ValueError: if size is neither "full" nor "small".
   """
   if size not in SIZES:
     raise ValueError(f"mannequin size {size!r} is not one of {tuple(SIZES)}")
-  path = cache_path(size)
-  try:
-    with np.load(path, allow_pickle=False) as stored:
-      return dict(stored)
-  except (OSError, ValueError, EOFError, KeyError, zipfile.BadZipFile):
-    pass
-  made = make(**SIZES[size])
-  try:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    with files.whole(path, "wb") as f:
-      np.savez(f, **made)
-  except OSError:
-    pass
-  return made
+  return files.cached(f"mannequin_{size}", sources(), lambda: make(**SIZES[size]))
 
 
-def cache_path(size):
-  """Where `arrays` keeps a size; the name holds a hash of the sources that make it."""
+def sources():
+  """The files that make the arrays."""
   here = pathlib.Path(__file__).parent
-  sources = sorted(here.glob("mannequin*.py")) + [here / f"{name}.py" for name in ("joints", "mesh", "remesh")]
-  digest = hashlib.sha256(b"".join(p.read_bytes() for p in sources)).hexdigest()[:16]
-  folder = pathlib.Path(os.environ.get("JHMR_CACHE") or pathlib.Path.home() / ".cache" / "jhmr")
-  return folder / f"mannequin_{size}_{digest}.npz"
+  return sorted(here.glob("mannequin*.py")) + [here / f"{name}.py" for name in ("joints", "mesh", "remesh")]
 
 
 def make(num, pitch, fingers, coarse):

@@ -84,16 +84,15 @@ def cylinder_chart(points, faces, parts24, rest):
   """Chart [F, 3, 3]: part, U the angle about the part's bone, V the way along it.
 
   The seam is where U jumps from 1 to 0, at the back of the bone; a face across it is cut off at 0 or 1, so that U is
-  continuous inside every face.
+  continuous inside every face. The mirrored point of a symmetric body has the other side's part, 1 - U and V.
   """
-  out = np.zeros((len(faces), 3, 3), np.float32)
+  out, flip = np.zeros((len(faces), 3, 3), np.float32), joints.flip("smpl24")
   for j in np.unique(parts24) - 1:
     mine = np.flatnonzero(parts24 == j + 1)
     ids = np.unique(faces[mine])
-    child = next((c for c in range(23, 0, -1) if joints.PARENTS[c] == j), None)
-    start, end = (rest[j], rest[child]) if child is not None else (rest[joints.PARENTS[j]], rest[j])
-    if j == 0:
-      start, end = rest[0], rest[3]
+    children = [c for c in range(1, 24) if joints.PARENTS[c] == j]
+    middle = [c for c in children if flip[c] == c]  # of pelvis and chest, or their charts would lean to one side
+    start, end = (rest[j], rest[(middle or children)[0]]) if children else (rest[joints.PARENTS[j]], rest[j])
     axis = (end - start) / np.linalg.norm(end - start)
     seam = np.array([0.0, 0.0, -1.0]) if abs(axis[2]) < 0.8 else np.array([0.0, -1.0, 0.0])
     seam -= axis * (seam @ axis)

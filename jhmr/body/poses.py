@@ -30,6 +30,7 @@ The frame is y up with the person facing +z before pitch, spin and roll; x is th
 """
 
 import functools
+import pathlib
 import zipfile
 
 from flax import struct
@@ -38,6 +39,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from jhmr import errors
+from jhmr import files
 from jhmr.body import joints
 from jhmr.body import pose_families
 from jhmr.body import pose_overlap
@@ -214,13 +216,19 @@ def _arm_vectors(seq, up, forward, flexion, abduction, twist, elbow, pronation, 
 
 
 def mean_pose(num=4096, seed=0):
-  """Chordal mean [24, 3, 3] of `num` sampled poses: where an iterative regressor starts.
+  """Chordal mean [24, 3, 3] of `num` sampled poses: where an iterative regressor starts. Made once, see
+  `files.cached`.
 
   Its root is close to upright in the y-up frame; turn it by pi about x for the camera's frame.
   Source: HMR starts from the mean of its mocap; here it is the mean of the stated distribution.
   """
-  draws = jax.jit(jax.vmap(sample))(jax.random.split(jax.random.key(seed), num))
-  return rotations.to_rotation(jnp.mean(draws, axis=0))
+  def make():
+    draws = jax.jit(jax.vmap(sample))(jax.random.split(jax.random.key(seed), num))
+    return {"pose": np.asarray(rotations.to_rotation(jnp.mean(draws, axis=0)))}
+
+  here = pathlib.Path(__file__).parent
+  sources = [here / f"{name}.py" for name in ("joints", "pose_families", "pose_overlap", "poses", "rotations")]
+  return jnp.asarray(files.cached(f"mean_pose_{num}_{seed}", sources, make)["pose"])
 
 
 def read_mocap(path):

@@ -7,7 +7,7 @@ An example of a data set (NumPy):
     keypoints2d  [49, 3] pixels, confidence       keypoints3d  [49, 4] metres, camera frame, confidence
     pose         [24, 3, 3] root first            betas [10], has_pose, has_betas, has_keypoints3d
     transl [3], focal_px [], center_px [2]        the camera of its pixels, zeros where unknown
-    visible [49], parts [H, W] uint8, depth [H, W] float32 are optional
+    visible [49], parts [H, W] uint8, iuv [H, W, 3] uint8, depth [H, W] float32 are optional
 
 Pixels have their centres at halves. The pelvis joint stays where it is under rotation and flip, as it does when a
 body is posed anew, so posing the augmented parameters gives the augmented keypoints.
@@ -15,14 +15,15 @@ body is posed anew, so posing the augmented parameters gives the augmented keypo
 
 from typing import NamedTuple
 
-import cv2
 import numpy as np
 
 from jhmr.body import joints
 from jhmr.data import images
+from jhmr.data import inputs
 
 _PELVIS = joints.index("spin49", "op_mid_hip")
 _FLIP49, _FLIP24 = list(joints.flip("spin49")), list(joints.flip("smpl24"))
+MAPS = ("parts", "iuv", "depth")
 _MIRROR = np.diag([-1.0, 1.0, 1.0]).astype(np.float32)
 
 
@@ -46,7 +47,7 @@ def draw(rng):
   return Augmentation(bool(flip), float(np.deg2rad(angle)), float(scale), rng.uniform(0.6, 1.4, 3).astype(np.float32))
 
 
-def apply(example, augmentation, size, crop=None):
+def apply(example, augmentation, size, crop=None, kind="rgb", chart="body"):
   """The crop a network sees, and its labels in `data.spec`'s form.
 
   Args:
@@ -54,6 +55,8 @@ def apply(example, augmentation, size, crop=None):
     augmentation: Augmentation; its gain is passed on, not applied.
     size: side of the crop in pixels.
     crop: [size, size, 3] uint8 to write the picture to; None makes a new one.
+    kind: of `inputs.KINDS`; labels are shown as they are, without gains.
+    chart: of `inputs.CHARTS`, of the example's iuv.
   Returns:
     dict of spec.FIELDS (image uint8, without id, mask, person, view and the prior's) and "gain" [3].
   Source: SPIN: crop and rotate, then flip; 2D keypoints the same way; 3D points and the root turn by -r about z.
@@ -61,14 +64,17 @@ def apply(example, augmentation, size, crop=None):
   """
   affine = crop_map(example["box"], augmentation, size)
   crop = np.empty((size, size, 3), np.uint8) if crop is None else crop
-  if isinstance(example["image"], bytes):
+  maps = _maps(example, affine, size, augmentation.flip, chart)
+  if kind != "rgb":
+    crop[:] = inputs.picture(kind, maps)
+  elif isinstance(example["image"], bytes):
     images.warp_encoded(example["image"], affine, size, crop)
   else:
     crop[:] = images.warp(example["image"], affine, size)
   out = labels(example, augmentation, affine, size)
-  done = {"gain": augmentation.gain, "flip": np.float32(augmentation.flip),
+  done = {"gain": augmentation.gain if kind == "rgb" else np.ones(3, np.float32), "flip": np.float32(augmentation.flip),
           "angle_rad": np.float32(augmentation.angle_rad)}
-  return {"image": crop} | done | out | _maps(example, affine, size, augmentation.flip)
+  return {"image": crop} | done | out | maps
 
 
 def crop_map(box, augmentation, size):
@@ -134,12 +140,9 @@ def _pose(pose, turn, flip):
   return np.concatenate([(turn @ pose[0] @ _MIRROR)[None], mirrored[1:]])
 
 
-def _maps(example, affine, size, flip):
-  """Part labels and depth, nearest pixel: no mixing of labels or of two depths."""
-  offset = affine[:, :2] @ [0.5, 0.5] + affine[:, 2] - 0.5
-  matrix = np.hstack([affine[:, :2], offset[:, None]])
-  nearest = lambda x: cv2.warpAffine(x, matrix, (size, size), flags=cv2.INTER_NEAREST, borderValue=0)
-  out = {name: nearest(example[name]) for name in ("parts", "depth") if name in example}
-  if flip and "parts" in out:  # a mirrored left arm is a right arm; label = joint + 1
-    out["parts"] = np.array([0, *(j + 1 for j in _FLIP24)], np.uint8)[out["parts"]]
+def _maps(example, affine, size, flip, chart):
+  """Part labels, surface coordinates and depth."""
+  out = {name: images.warp_labels(example[name], affine, size) for name in MAPS if name in example}
+  if flip:
+    out |= {name: inputs.mirrored(name, out[name], chart) for name in ("parts", "iuv") if name in out}
   return out

@@ -71,11 +71,11 @@ def _new(out):
   return out
 
 
-def build_photographs(out, annotations, root):
+def build_photographs(out, annotations, root, maps=None):
   """Writes a data set of an annotation file of SPIN; arguments and errors as `spin_people.build`."""
   out = _new(out)
   from jhmr.data.builders import spin_people  # TFDS, as above
-  num = spin_people.build(out, annotations, root, _reporter(sys.stdout))
+  num = spin_people.build(out, annotations, root, _reporter(sys.stdout), maps)
   print(f"{out}: {num:,} training examples; train on it with --config.data.source={out}")
 
 
@@ -107,15 +107,18 @@ def main(argv):
   parser.add_argument("--share_2d_only", type=float, help="training examples without 3D labels, default 0.3")
   parser.add_argument("--spin-npz", metavar="NPZ", help="photographs instead: annotations in the format of SPIN's")
   parser.add_argument("--images", metavar="FOLDER", help="that their image names are below")
+  parser.add_argument("--parts", metavar="FOLDER", help="also store their body parts: PNGs of the photographs' names")
+  parser.add_argument("--iuv", metavar="FOLDER", help="also store their surface coordinates, as DensePose writes them")
   args = parser.parse_args(argv[1:])
   spin_npz, root, out = (vars(args).pop(name) for name in ("spin_npz", "images", "out"))
+  maps = {kind: folder for kind in ("parts", "iuv") if (folder := vars(args).pop(kind))}
   rendered = {name: value for name, value in vars(args).items() if value is not None}
-  if bool(spin_npz) != bool(root):
+  if bool(spin_npz) != bool(root) or maps and not root:
     raise InputError("photographs need both --spin-npz FILE and --images FOLDER")
   if spin_npz and rendered:
     raise InputError(f"--{next(iter(rendered))} is about rendered people: leave it out with --spin-npz")
   if spin_npz:
-    build_photographs(out, spin_npz, root)
+    build_photographs(out, spin_npz, root, maps)
     return
   counts = {"num_train": 0, "num_val": 0} | rendered
   build(out, **counts)

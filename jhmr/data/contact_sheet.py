@@ -18,6 +18,7 @@ from jhmr.body import joints
 from jhmr.body import mesh
 from jhmr.body import smpl
 from jhmr.data import images
+from jhmr.data import inputs
 from jhmr.data import synthetic
 from jhmr.errors import InputError
 
@@ -63,6 +64,7 @@ def main(argv):
   parser.add_argument("--body", default="mannequin", help="mannequin, mannequin_small or a body file")
   parser.add_argument("--split", default="", choices=("", *synthetic.splits()), help="default: the training stream")
   parser.add_argument("--image_size", type=int, default=224, help="side at which people are rendered, in pixels")
+  parser.add_argument("--input", default="rgb", choices=inputs.KINDS, help="what networks are shown")
   args = parser.parse_args(argv[1:])
   if not os.path.isdir(os.path.dirname(os.path.abspath(args.out))):
     raise InputError(f"the folder of --out {args.out!r} does not exist: make it first")
@@ -70,7 +72,7 @@ def main(argv):
     raise InputError(f"cannot write {args.out!r}: use .png or .jpg")
   if args.num < 1:
     raise InputError(f"--num {args.num}: give at least 1")
-  settings = synthetic.Settings(image_size=args.image_size)
+  settings = synthetic.Settings(image_size=args.image_size, input=args.input)
   synthetic.check(settings)
   picture = sheet(render(args.body, args.num, settings, args.split))
   smallest = [cv2.IMWRITE_PNG_COMPRESSION, 9] if args.out.endswith(".png") else []

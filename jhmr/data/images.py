@@ -130,6 +130,13 @@ def warp(image, affine, size):
                         borderMode=cv2.BORDER_CONSTANT, borderValue=0)
 
 
+def warp_labels(labels, affine, size):
+  """As `warp`, of labels [H, W] or [H, W, C], by the nearest pixel: no mixing of labels or of two depths."""
+  offset = affine[:, :2] @ [0.5, 0.5] + affine[:, 2] - 0.5
+  return cv2.warpAffine(labels, np.hstack([affine[:, :2], offset[:, None]]), (size, size), flags=cv2.INTER_NEAREST,
+                        borderValue=0)
+
+
 def crop(image, center_px, side_px, size):
   """Square crop [size, size, 3] uint8 of a box of an RGB image [H, W, 3] uint8; zeros outside the image."""
   return warp(image, crop_affine(center_px, side_px, size), size)

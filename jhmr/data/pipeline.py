@@ -19,8 +19,10 @@ import jax.numpy as jnp
 import numpy as np
 
 from jhmr.body import poses
+from jhmr.data import ambiguous
 from jhmr.data import bad_records
 from jhmr.data import images
+from jhmr.data import inputs
 from jhmr.data import pools
 from jhmr.data import rows
 from jhmr.data.source import Source
@@ -45,8 +47,11 @@ def open_evaluation(config, name, process_index=0, process_count=1):
 def _open(config, split, augmented, process_index, process_count):
   options = _options(config)
   plan = rows.Plan(str(config.data.source), split, int(config.image_size), bool(config.data.get("maps", False)),
-                   int(config.seed), augmented, written_ns(config.data.source))
+                   int(config.seed), augmented, written_ns(config.data.source), options["hide"],
+                   inputs.kind_of(config), options["chart"])
   shapes, size = rows.layout(plan), len(rows.open_plan(plan)[0])
+  if plan.input != "rgb":
+    rows.check_seen(plan)
   local, num_batches = config.batch_size // process_count, -(-size // config.batch_size)
 
   def where(i):
@@ -75,12 +80,16 @@ def written_ns(directory):
 
 
 def _options(config):
-  """{"num_workers", "num_threads", "max_bad_share"} of config.data, checked."""
-  chosen = {"num_workers": 0, "num_threads": 8, "max_bad_share": 0.05}
+  """{"num_workers", "num_threads", "max_bad_share", "hide", "chart"} of config.data, checked."""
+  chosen = {"num_workers": 0, "num_threads": 8, "max_bad_share": 0.05, "hide": "", "chart": inputs.CHARTS[0]}
   chosen = {name: type(value)(config.data.get(name, value)) for name, value in chosen.items()}
-  for name, value in chosen.items():
-    if value < 0:
-      raise InputError(f"config.data.{name} is {value}: give 0 or more")
+  for name in ("num_workers", "num_threads", "max_bad_share"):
+    if chosen[name] < 0:
+      raise InputError(f"config.data.{name} is {chosen[name]}: give 0 or more")
+  if chosen["hide"] not in ("", *ambiguous.PROTOCOLS):
+    raise InputError(f"config.data.hide is {chosen['hide']!r}: nothing, {' or '.join(ambiguous.PROTOCOLS)}")
+  if chosen["chart"] not in inputs.CHARTS:
+    raise InputError(f"config.data.chart is {chosen['chart']!r}: {' or '.join(inputs.CHARTS)}")
   if not 0 <= config.seed < 2**32:
     raise InputError(f"config.seed is {config.seed}: give a number in 0..{2**32 - 1}")
   return chosen

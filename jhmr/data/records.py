@@ -19,7 +19,8 @@ from jhmr.errors import InputError
 BOX_MARGIN = 1.5        # side of the stored image over the side of the person's box, room for augmentation
 JPEG_QUALITY = 92
 DEPTH_STEP_M = 1 / 512  # of the 16-bit depth map: two millimetres up to 128 m
-_MAPS = ("parts", "depth_png")
+MAPS = ("parts", "iuv", "depth_png")
+_OPTIONAL = ("iuv",)    # what data sets of earlier versions lack
 _LARGEST = 1e6          # no label is larger, in pixels or metres; NaN fails the comparison too
 
 
@@ -29,6 +30,7 @@ def features():
   return tfds.features.FeaturesDict({
       "image": tfds.features.Image(shape=(None, None, 3), encoding_format="jpeg"),
       "parts": tfds.features.Image(shape=(None, None, 1), encoding_format="png"),
+      "iuv": tfds.features.Image(shape=(None, None, 3), encoding_format="png"),  # blue is I, as in DensePose's files
       "depth_png": tfds.features.Text(),  # bytes of a 16-bit PNG, in steps of DEPTH_STEP_M, 0 where nobody is
       "box": tensor(3), "keypoints2d": tensor(49, 3), "keypoints3d": tensor(49, 4), "visible": tensor(49),
       "pose": tensor(24, 3, 3), "betas": tensor(10), "has_pose": np.float32, "has_betas": np.float32,
@@ -48,7 +50,9 @@ def encode(example):
             "center_px", "id", "person", "view")
   return {name: example[name] for name in copied} | {
       "image": io.BytesIO(file(".jpg", bgr, cv2.IMWRITE_JPEG_QUALITY, JPEG_QUALITY)),
-      "parts": io.BytesIO(file(".png", example["parts"])), "depth_png": file(".png", depth), "keypoints2d": keypoints,
+      "parts": io.BytesIO(file(".png", example["parts"])), "iuv": io.BytesIO(file(".png", example["iuv"])),
+      "depth_png": file(".png", depth),
+      "keypoints2d": keypoints,
       "box": np.array([size / 2, size / 2, size / BOX_MARGIN], np.float32),
       "pose": np.concatenate([example["global_orient"], example["body_pose"]])}
 
@@ -68,26 +72,32 @@ def open_data_set(directory):
   except Exception as e:  # TFDS raises whatever its parsers do
     raise InputError(f"{directory!r} is not a TFDS data set ({reason(e)}): give the directory with "
                      "dataset_info.json") from e
-  missing = set(features()) - found
+  missing = set(features()) - found - set(_OPTIONAL)
   if missing:
     raise InputError(f"data set {directory!r} lacks {', '.join(sorted(missing))}: it needs the features of "
                      "jhmr/data/records.py")
   return builder
 
 
-def open_split(directory, name, maps=True):
+def open_split(directory, name, maps=True, needed=()):
   """Random access to a split's records: (bytes by index, {feature: (shape, dtype)} of those to read).
 
   Args:
-    maps: whether part labels and depth are wanted.
+    maps: whether part labels, surface coordinates and depth are wanted, those that there are.
+    needed: names of MAPS that are wanted in any case.
   Raises:
-    InputError: naming the directory and the split.
+    InputError: naming the directory and the split, or a map that is needed and not there.
   """
   builder = open_data_set(directory)
   if name not in builder.info.splits:
     raise InputError(f"data set {directory!r} has no split {name!r}: it has {', '.join(builder.info.splits)}")
-  wanted = {k: (f.shape, f.np_dtype) for k, f in builder.info.features.items()
-            if k in features() and (maps or k not in _MAPS)}
+  found = builder.info.features
+  if missing := [name for name in needed if name not in found]:
+    raise InputError(f"data set {directory!r} lacks {', '.join(missing)}: build it again, or choose another "
+                     "config.data.input")
+  chosen = MAPS if maps else needed
+  wanted = {k: (f.shape, f.np_dtype) for k, f in found.items()
+            if k in features() and (k in chosen or k not in MAPS)}
   try:
     return builder.as_data_source(split=name, deserialize_method=tfds.decode.DeserializeMethod.RAW_BYTES), wanted
   except Exception as e:  # files of another format, or missing ones; TFDS raises several kinds
@@ -127,17 +137,17 @@ def check(record):
 
 
 def decode_maps(record):
-  """{"parts" [H, W] uint8, "depth" [H, W] float32 metres} of a parsed record, or nothing when it was read without."""
-  if "parts" not in record:
-    return {}
-  depth = images.decode(record["depth_png"], color=False)[0]
-  return {"parts": images.decode(record["parts"], color=False)[0], "depth": depth.astype(np.float32) * DEPTH_STEP_M}
+  """Of "parts" [H, W] uint8, "iuv" [H, W, 3] uint8, "depth" [H, W] float32 metres those that a record was read with."""
+  found = {name: images.decode(record[name], color=name == "iuv")[0] for name in MAPS if name in record}
+  if "depth_png" in found:
+    found["depth"] = found.pop("depth_png").astype(np.float32) * DEPTH_STEP_M
+  return found
 
 
 def decode(raw, wanted):
   """A whole example, the inverse of `encode`: what `augment.apply` takes."""
   record = parse(raw, wanted)
-  rest = {name: value for name, value in record.items() if name not in _MAPS}
+  rest = {name: value for name, value in record.items() if name not in MAPS}
   return rest | decode_maps(record) | {"image": images.decode(record["image"])[0][..., ::-1]}
 
 

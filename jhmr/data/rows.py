@@ -11,6 +11,7 @@ from typing import NamedTuple
 import cv2
 import numpy as np
 
+from jhmr.data import ambiguous
 from jhmr.data import augment
 from jhmr.data import records
 from jhmr.errors import InputError
@@ -23,10 +24,13 @@ class Plan(NamedTuple):
   directory: str
   split: str
   image_size: int
-  maps: bool       # also part labels and depth
+  maps: bool       # also part labels, surface coordinates and depth
   seed: int
   augmented: bool  # False in evaluation, where a bad record and the padding have mask 0
   written_ns: int  # when the data set was: one built anew in the same place is another one
+  hide: str = ""   # a protocol of `data.ambiguous`
+  input: str = "rgb"   # what is shown, of `data.inputs`
+  chart: str = "body"  # of surface coordinates
 
 
 class Bad(NamedTuple):
@@ -40,7 +44,7 @@ class Bad(NamedTuple):
 def open_plan(plan):
   """(records of the plan's split, features wanted); opened once in each process."""
   cv2.setNumThreads(0)  # rows are parallel already: OpenCV's own threads would fight with ours over the cores
-  return records.open_split(plan.directory, plan.split, plan.maps)
+  return records.open_split(plan.directory, plan.split, plan.maps, () if plan.input == "rgb" else (plan.input,))
 
 
 def fill(plan, positions, indices, out, first=0):
@@ -88,7 +92,9 @@ def _example(plan, record, position, crop):
   rng = np.random.default_rng((plan.seed, position))
   prior = rng.integers(2**32, dtype=np.uint32) if plan.augmented else np.uint32(position)
   chosen = augment.draw(rng) if plan.augmented else augment.Augmentation()
-  made = augment.apply(record | records.decode_maps(record), chosen, plan.image_size, crop)
+  shown = ambiguous.apply(record | records.decode_maps(record), plan.hide, plan.seed if plan.augmented else 0)
+  made = augment.apply(shown, chosen, plan.image_size, crop, plan.input, plan.chart)
+  made = {name: value for name, value in made.items() if plan.maps or name not in augment.MAPS}
   return made | {name: np.int32(record[name]) for name in ("id", "person", "view")} | {
       "prior": prior, "mask": np.float32(1)}
 
@@ -113,7 +119,7 @@ def layout(plan):
   data, wanted = open_plan(plan)
   if not len(data):
     raise InputError(f"split {plan.split!r} of data set {plan.directory!r} is empty: build it again")
-  for index in dict.fromkeys(np.linspace(0, len(data) - 1, _PROBES).astype(int).tolist()):
+  for index in _probes(data):
     try:
       made = _example(plan, records.parse(data[index], wanted), 0, None)
       return {name: (np.shape(value), np.asarray(value).dtype) for name, value in made.items()}
@@ -122,7 +128,22 @@ def layout(plan):
   raise InputError(f"split {plan.split!r} of data set {plan.directory!r} cannot be read ({problem}): build it again")
 
 
-_PROBES = 8
+def check_seen(plan):
+  """Raises InputError when a split has no labels to show, but for its photographs."""
+  data, wanted = open_plan(plan)
+  for index in _probes(data):
+    try:
+      if _example(plan, records.parse(data[index], wanted), 0, None)["image"].any():
+        return
+    except Exception:  # as in `_fill_row`; `layout` names it
+      continue
+  raise InputError(f"config.data.input is {plan.input!r}, but split {plan.split!r} of data set {plan.directory!r} has "
+                   f"no {plan.input}: build it with them, or set config.data.input=rgb")
+
+
+def _probes(data):
+  """Indices of a few records, spread over a split."""
+  return dict.fromkeys(np.linspace(0, len(data) - 1, 8).astype(int).tolist())
 
 
 def empty(shapes, size):

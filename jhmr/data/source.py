@@ -23,9 +23,10 @@ from jhmr.errors import InputError
 
 STREAM = "stream"  # config.data.source for rendered people; anything else is the directory of a built data set
 # Keys of config.data that are read here, in `pipeline` or by `assets`.
-_OTHER_KEYS = ("source", "mocap", "num_workers", "num_threads", "max_bad_share", "maps", "examples")
+_OTHER_KEYS = ("source", "mocap", "num_workers", "num_threads", "max_bad_share", "maps", "examples", "chart")
 
-_NOT_WHO = ("image_size", "photo", "share_2d_only")  # of synthetic.Settings: neither people nor 2D keypoints change
+# Of synthetic.Settings, those that change neither people nor 2D keypoints.
+_NOT_WHO = ("image_size", "photo", "share_2d_only", "input")
 
 
 class Source(NamedTuple):

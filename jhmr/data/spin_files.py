@@ -5,9 +5,10 @@
     S [N, 24, 4]        joints in metres, root-centred, 0 or 1      pose [N, 72], shape [N, 10]  SMPL
     has_smpl [N]        which rows of pose and shape are labels     gender [N]  m or f
     maskname, partname [N]  paths of silhouettes and part labels
+    parts_openpose_s24 [N, 24, 3]  detections in the order of `part`, in 3D Multi-bodies' files of 3DPW
 
-EFT, VIBE, PyMAF and others write the same keys. Nothing is unpickled: the authors' code reads their files with NumPy's
-default, which refuses pickles too.
+GraphCMR, EFT, VIBE, PyMAF and others write the same keys. Nothing is unpickled: the authors' code reads their files
+with NumPy's default, which refuses pickles too.
 
 Source: SPIN, authors' `datasets/base_dataset.py` and `datasets/preprocess/`.
 """
@@ -19,7 +20,8 @@ import numpy as np
 
 NAMES = ("imgname", "maskname", "partname", "gender")  # text; everything else is numbers
 SHAPES = {"center": (2,), "scale": (), "part": (24, 3), "openpose": (25, 3), "S": (24, 4), "pose": (72,),
-          "shape": (10,), "has_smpl": ()}
+          "shape": (10,), "has_smpl": (), "parts_openpose_s24": (24, 3), "amb_center": (2,), "amb_scale": ()}
+KEYPOINTS = ("openpose", "part", "parts_openpose_s24")  # what `keypoints` are made of
 GENDERS = {"m": "male", "male": "male", "f": "female", "female": "female"}
 LARGEST_SCALE = 100.0  # 20,000 pixels: a crop of more would not fit into memory
 _WHERE_FROM = "give an .npz in the format of SPIN's dataset_extras"
@@ -47,11 +49,32 @@ def read(path, needed=(), welcome=()):
   if not size:
     raise InputError(f"annotations {path!r}: imgname has shape {raw['imgname'].shape}, not (people,): {_WHERE_FROM}")
   arrays = {key: (_text if key in NAMES else _numbers)(raw[key], key, size, path) for key in raw}
-  bad = np.flatnonzero((arrays["scale"] <= 0) | (arrays["scale"] > LARGEST_SCALE))
-  if len(bad):
-    raise InputError(f"annotations {path!r}: the scale of row {bad[0]} is {arrays['scale'][bad[0]]:g}, not the side of "
-                     f"a box over 200: {_WHERE_FROM}")
+  _check_scale(arrays["scale"], path)
   return arrays
+
+
+def read_crops(path, size):
+  """(centre [N, 2] in pixels, scale [N]) of other crops of `size` people: amb_center and amb_scale of an .npz.
+
+  Raises:
+    InputError: as `read`.
+  Source: 3D Multi-bodies, authors' `base_dataset.py`: `h36m-p2_amb3.npz`, `3dpw_amb3.npz`.
+  """
+  keys = ("amb_center", "amb_scale")
+  raw, found = _load(path, keys)
+  if len(raw) < len(keys):
+    raise InputError(f"ambiguous crops {path!r} have {', '.join(found) or 'nothing'}, not amb_center and amb_scale: "
+                     "give 3D Multi-bodies' *_amb3.npz, or paper or code")
+  center, scale = (_numbers(raw[key], key, size, path) for key in keys)
+  _check_scale(scale, path)
+  return center, scale
+
+
+def _check_scale(scale, path):
+  bad = np.flatnonzero((scale <= 0) | (scale > LARGEST_SCALE))
+  if len(bad):
+    raise InputError(f"annotations {path!r}: the scale of row {bad[0]} is {scale[bad[0]]:g}, not the side of "
+                     f"a box over 200: {_WHERE_FROM}")
 
 
 def _load(path, keys):
@@ -125,8 +148,10 @@ def find(root, names, skip_missing=False, hint="or leave them out with --skip-mi
 def keypoints(arrays):
   """[N, 49, 3] "spin49" keypoints, OpenPose's then the annotated ones; zeros where the file has none.
 
-  Source: SPIN, `base_dataset.py`: concatenated in this order.
+  Source: SPIN, `base_dataset.py`: concatenated in this order; 3D Multi-bodies: `parts_openpose_s24` of 3DPW, which
+    nobody annotated.
   """
   size = len(arrays["scale"])
-  halves = (arrays.get(key, np.zeros((size, *SHAPES[key]))) for key in ("openpose", "part"))
+  annotated = "parts_openpose_s24" if "parts_openpose_s24" in arrays else "part"
+  halves = (arrays.get(key, np.zeros((size, *SHAPES[key]))) for key in ("openpose", annotated))
   return np.concatenate(list(halves), axis=1).astype(np.float32)

@@ -18,8 +18,10 @@ from jhmr.body import poses
 from jhmr.body import render
 from jhmr.body import rotations
 from jhmr.body import smpl
+from jhmr.data import ambiguous
 from jhmr.data import appearance
 from jhmr.data import images
+from jhmr.data import inputs
 from jhmr.errors import InputError
 
 NAMES = joints.names("spin49")
@@ -49,7 +51,8 @@ class Settings(NamedTuple):
   share_occluded: float = 0.35       # examples with something in front
   photo: float = 1.0                 # strength of exposure, tint, blur and grain
   variety: float = 1.0               # of clothes, backgrounds and light; 0: one outfit in an empty studio
-  hide: str = ""                     # "multibodies": the protocol of ambiguous crops, see `splits`
+  hide: str = ""                     # multibodies or multibodies_code: a protocol of `data.ambiguous`
+  input: str = "rgb"                 # what "image" shows: rgb, parts or iuv, see `data.inputs`
 
 
 class Split(NamedTuple):
@@ -98,17 +101,18 @@ def check(settings):
   need("off_axis_deg", 0 <= settings.off_axis_deg <= 40, "0 to 40 degrees")
   need("box_scale", 0.5 <= settings.box_scale <= 4, "0.5 to 4 times the person")
   need("scale_jitter", 0 <= settings.scale_jitter <= 0.6, "0 to 0.6")
-  need("hide", settings.hide in ("", "multibodies"), "nothing or multibodies")
+  need("hide", settings.hide in ("", *ambiguous.PROTOCOLS), f"nothing, {' or '.join(ambiguous.PROTOCOLS)}")
+  need("input", settings.input in inputs.KINDS, f"one of {', '.join(inputs.KINDS)}")
 
 
 def split_examples(assets, name, index, settings):
   """Examples index [B] of a fixed split; see `examples`.
 
-  Of `settings`, image_size, photo, variety and facing_deg matter; the rest is the split's own.
+  Of `settings`, image_size, photo, variety, facing_deg and input matter; the rest is the split's own.
   """
   split = splits()[name]
   base = Settings(image_size=settings.image_size, photo=settings.photo, variety=settings.variety,
-                  facing_deg=settings.facing_deg)
+                  facing_deg=settings.facing_deg, input=settings.input)
   return examples(assets, split.seed, index, base._replace(**split.changes))
 
 
@@ -136,18 +140,19 @@ def examples(assets, seed, index, settings):
   posed = smpl.forward(assets["body"], who["betas"], pose)
   points = smpl.keypoints(assets["body"], posed, "spin49")
   camera = jax.vmap(lambda *a: _camera(*a, settings))(u["box"], where["ray"], points, posed.joints[:, 0])
-  picture = _picture(assets, posed.vertices + camera["transl"][:, None], camera, who["clothes"], u, settings)
-  labels = jax.vmap(lambda *a: _labels(*a, settings))(camera, picture)
+  seen = _picture(assets, posed.vertices + camera["transl"][:, None], camera, who["clothes"], u, settings)
+  labels = jax.vmap(lambda *a: _labels(*a, settings))(camera, seen)
   known = (u["known"][:, 0] >= settings.share_2d_only).astype(jnp.float32)
   only_if = lambda x: x * known.reshape(-1, *[1] * (x.ndim - 1))
   return {
-      "id": index, "mask": jnp.ones_like(known), "image": images.normalize(picture["image"]),
+      "id": index, "mask": jnp.ones_like(known),
+      "image": images.normalize(inputs.picture(settings.input, seen)),
       "global_orient": only_if(pose[:, :1]), "body_pose": only_if(pose[:, 1:]), "betas": only_if(who["betas"]),
       "has_pose": known, "has_betas": known, "has_keypoints3d": known,
       "keypoints3d": only_if(jnp.concatenate([points, jnp.ones_like(points[..., :1])], -1)),
       "real_pose": who["real_pose"][:, 1:], "real_betas": who["real_betas"],
       "transl": only_if(camera["transl"]), "focal_px": camera["focal_px"], "center_px": camera["center_px"],
-      "parts": picture["parts"], "depth": picture["depth"], "person": person, "view": view, **labels}
+      "parts": seen["parts"], "iuv": seen["iuv"], "depth": seen["depth"], "person": person, "view": view, **labels}
 
 
 # How many uniform numbers each part of a view takes; all come from one call.
@@ -196,10 +201,9 @@ def _camera(u, ray, points, pelvis, settings):
   """
   transl = ray - pelvis
   flat = (points + transl)[:, :2] / (points + transl)[:, 2:]
-  hidden = _hidden_joints(u[0], settings)
+  hidden, scale = _protocol(u[0], settings)
   low = jnp.min(jnp.where(hidden[:, None], jnp.inf, flat), 0)
   high = jnp.max(jnp.where(hidden[:, None], -jnp.inf, flat), 0)
-  scale = 1.05 if settings.hide else settings.box_scale
   side = scale * jnp.max(high - low) * (1.0 + settings.scale_jitter * (2 * u[1] - 1))
   center = (low + high) / 2 + settings.shift_jitter * side * (2 * u[2:4] - 1)
   zoom = jnp.where(u[4] < settings.share_truncated, 0.45 + 0.35 * u[5], 1.0)
@@ -210,20 +214,18 @@ def _camera(u, ray, points, pelvis, settings):
           "keypoints_px": flat * focal_px + center_px, "depth_m": (points + transl)[:, 2], "hidden": hidden}
 
 
-_HEAD = ("nose", "eye", "ear", "head", "jaw")
-_PROTOCOL = (("knee", "ankle", "toe", "heel"), (*_HEAD, "neck", "thorax", "shoulder", "elbow", "wrist"), _HEAD, ())
-_HIDDEN = np.array([[any(part in name for part in parts) for name in NAMES] for parts in _PROTOCOL])
-
-
-def _hidden_joints(u, settings):
-  """[49] bool, joints the protocol hides: legs 0.3, arms and head 0.3, head 0.3, nothing 0.1."""
+def _protocol(u, settings):
+  """(joints that `data.ambiguous` hides [49] bool, side of the box over the extent of the others)."""
   if not settings.hide:
-    return jnp.zeros(len(NAMES), bool)
-  return jnp.asarray(_HIDDEN)[jnp.sum(u > jnp.array([0.3, 0.6, 0.9])).astype(int)]
+    return jnp.zeros(len(NAMES), bool), settings.box_scale
+  protocol = ambiguous.PROTOCOLS[settings.hide]
+  kind = jnp.sum(u > jnp.array(ambiguous.BELOW)).astype(int)
+  whole = protocol.padding if protocol.recrops_all else settings.box_scale
+  return jnp.asarray(protocol.hidden)[kind], jnp.where(kind == ambiguous.NOTHING, whole, protocol.padding)
 
 
 def _picture(assets, vertices_cam, camera, clothes, u, settings):
-  """Image [B, S, S, 3] in 0..255, parts, depth, and what hides the person [B, S, S]."""
+  """Image [B, S, S, 3] in 0..255, parts, surface coordinates, depth, and what hides the person [B, S, S]."""
   body, surface = assets["body"], assets["surface"]
   size = (settings.image_size,) * 2
   people = vertices_cam[:, None]
@@ -242,7 +244,9 @@ def _picture(assets, vertices_cam, camera, clothes, u, settings):
 
   image, covered = jax.vmap(paint)(u, clothes, lamps, seen, part, camera)
   shown = (part > 0) & ~covered
+  iuv = inputs.encode_iuv(render.interpolate_corners(scene, surface.iuv))
   return {"image": image, "parts": jnp.where(shown, part, 0).astype(jnp.uint8), "covered": covered,
+          "iuv": jnp.where(shown[..., None], iuv, 0),
           "depth": jnp.where(shown, scene.depth, 0.0), "surface_m": scene.depth, "overflow": scene.overflow}
 
 
@@ -286,7 +290,7 @@ def _compose(u, color, body, camera, settings):
     exists = (u["occluded"][0] < settings.share_occluded * settings.variety) & ((i == 0) | (u["occluded"][1] < 0.4))
     painted, mask = appearance.paint(image, shape, exists, grid, center, (0.05, 0.22))
     image, covered = painted + jnp.where(mask[..., None], 0.4 * noise, 0.0), covered | mask
-  if settings.hide:
+  if settings.hide == "multibodies":  # the authors leave in the picture what overlaps the crop
     mask = _patches(camera, grid, size)
     image, covered = jnp.where(mask[..., None], 0.45 + 0.4 * noise, image), covered | mask
   return appearance.develop(image, u["develop"], u["words"][1], settings.photo), covered

@@ -36,6 +36,12 @@ def hips_left_out(set_name):
   return np.array([name not in HIPS for name in joints.names(set_name)], np.float32)
 
 
+def crop_target(keypoints_px):
+  """The Target of keypoints [..., K, 3] in pixels of a 224-pixel crop, whose camera looks at its middle."""
+  side = jnp.full((*keypoints_px.shape[:-2], 2), camera_lib.CROP_PX, jnp.float32)
+  return Target(keypoints_px, jnp.full_like(side[..., 0], camera_lib.FOCAL_PX), side / 2, side)
+
+
 def crop_camera(keypoints_px, camera, box_center_px, box_size_px):
   """(Target, start translation [..., 3]) of fits in crops.
 
@@ -47,9 +53,7 @@ def crop_camera(keypoints_px, camera, box_center_px, box_size_px):
   """
   size, center = jnp.asarray(box_size_px)[..., None, None], jnp.asarray(box_center_px)[..., None, :]
   crop = (jnp.asarray(keypoints_px)[..., :2] - center) * (camera_lib.CROP_PX / size) + camera_lib.CROP_PX / 2
-  side = jnp.full_like(center[..., 0, :], camera_lib.CROP_PX)
-  focal = jnp.full_like(side[..., 0], camera_lib.FOCAL_PX)
-  target = Target(jnp.concatenate([crop, keypoints_px[..., 2:]], -1), focal, side / 2, side)
+  target = crop_target(jnp.concatenate([crop, keypoints_px[..., 2:]], -1))
   return target, camera_lib.weak_to_translation(camera)
 
 

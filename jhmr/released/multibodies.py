@@ -1,4 +1,4 @@
-"""The network of hypotheses of 3D Multi-bodies as that of `systems/multibodies.py`, with the heads of the authors' code.
+"""The hypotheses of 3D Multi-bodies as the network of `systems/multibodies.py`, with the heads of the authors' code.
 
 A checkpoint holds M hypotheses and, beside them, the flow that weighs them (`released/multibodies_prior.py`), the body,
 and layers of experiments that take no part. A checkpoint of SPIN is taken too: it becomes what the authors' training

@@ -12,8 +12,8 @@ The paper's weights, for its own reductions: 25 best, 1 pose, 0.001 betas, 1 ver
 used, its weight not given.
 
 Variants of the authors' code:
-  - config.net.heads = "stage4": not the last layer is M times larger, but the last one of the encoder, so that M features
-    go through one regressor; with net.activation = "none". Released weights want it.
+  - config.net.heads = "stage4": not the last layer is M times larger, but the last one of the encoder, so that M
+    features go through one regressor; with net.activation = "none". Released weights want it.
   - config.supervise_first: hypothesis 0 always learns too, its losses added, so that it is a single prediction (n = 1).
   - config.quantise = "code": hypothesis 0 is one of the n, n - 1 clusters are of the others.
 Differs from both:

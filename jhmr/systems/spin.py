@@ -90,9 +90,7 @@ def check(config):
 def targets_of(keypoints2d):
   """Keypoints [B, 49, 3] of a batch -> objectives.Target in pixels of a 224-pixel crop, whatever the image's size."""
   half = camera.CROP_PX / 2
-  px = jnp.concatenate([half * (keypoints2d[..., :2] + 1), keypoints2d[..., 2:]], -1)
-  side = jnp.full((px.shape[0], 2), camera.CROP_PX, jnp.float32)
-  return objectives.Target(px, jnp.full(px.shape[:1], camera.FOCAL_PX, jnp.float32), side / 2, side)
+  return objectives.crop_target(jnp.concatenate([half * (keypoints2d[..., :2] + 1), keypoints2d[..., 2:]], -1))
 
 
 def used(keypoints, ignored):

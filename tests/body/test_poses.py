@@ -112,7 +112,8 @@ def test_the_distribution_is_symmetric(sampled):
   assert np.abs(MIRROR @ mean[swap] @ MIRROR - mean).max() < 0.03
 
 
-def test_mean_pose_is_upright_with_lowered_arms():
+def test_mean_pose_is_upright_with_lowered_arms(tmp_path, monkeypatch):
+  monkeypatch.setenv("JHMR_CACHE", str(tmp_path))
   mean = np.asarray(poses.mean_pose(512))
   assert mean.shape == (24, 3, 3) and mean[0, 1, 1] > 0.9
   assert joint(mean[None], "left_shoulder")[0, 1, 0] < -0.7

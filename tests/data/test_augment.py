@@ -22,7 +22,8 @@ def examples():
   stored = [records.encode(jax.tree.map(lambda x, row=row: x[row], batch)) for row in rows]
   for one, row in zip(stored, rows):
     one["image"] = np.asarray(np.random.default_rng(row).integers(0, 255, (64, 64, 3)), np.uint8)
-    one |= {"parts": batch["parts"][row], "depth": batch["depth"][row], "box": np.array([32, 32, 50], np.float32)}
+    one |= {"parts": batch["parts"][row], "iuv": batch["iuv"][row], "depth": batch["depth"][row],
+            "box": np.array([32, 32, 50], np.float32)}
     del one["depth_png"]
   return stored
 
@@ -83,7 +84,7 @@ def test_flipping_twice_changes_nothing(examples):
     once = augment.apply(example | {"box": np.array([32, 32, 64.0])}, augment.Augmentation(flip=True), 64)
     again = example | {
         "image": once["image"], "keypoints3d": once["keypoints3d"], "transl": once["transl"], "parts": once["parts"],
-        "depth": once["depth"], "pose": np.concatenate([once["global_orient"], once["body_pose"]]),
+        "iuv": once["iuv"], "depth": once["depth"], "pose": np.concatenate([once["global_orient"], once["body_pose"]]),
         "box": np.array([32, 32, 64.0]), "focal_px": once["focal_px"], "center_px": once["center_px"],
         "keypoints2d": np.concatenate([(once["keypoints2d"][:, :2] + 1) * 32, once["keypoints2d"][:, 2:]], 1)}
     twice = augment.apply(again, augment.Augmentation(flip=True), 64)

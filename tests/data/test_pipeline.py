@@ -48,7 +48,7 @@ def test_reading_back_equals_what_was_written(built):
     assert sorted(read[split]) == list(range(size))
   for split, example in [("train", e) for e in written[:NUM_TRAIN]] + [("val", e) for e in written[NUM_TRAIN:]]:
     stored = read[split][int(example["id"])]
-    for name in ("keypoints3d", "visible", "betas", "transl", "focal_px", "center_px", "has_pose", "parts"):
+    for name in ("keypoints3d", "visible", "betas", "transl", "focal_px", "center_px", "has_pose", "parts", "iuv"):
       np.testing.assert_array_equal(stored[name], example[name], err_msg=name)
     np.testing.assert_array_equal(stored["pose"][1:], example["body_pose"])
     np.testing.assert_allclose(stored["depth"], example["depth"], atol=0.51 * records.DEPTH_STEP_M)
@@ -96,6 +96,7 @@ def test_on_the_device_it_is_what_the_table_of_fields_says(built):
   for opened in (training, source.open_split(config(directory), None, "val")):
     batch = jax.jit(opened.on_device)(opened.batch(0), people.assets())
     spec.check_batch(jax.device_get(batch), 48)
+    assert ("iuv" in batch) == ("depth" in batch) == (opened is training)
     assert np.all(np.abs(np.asarray(batch["real_pose"]) @ np.swapaxes(batch["real_pose"], -1, -2) - np.eye(3)) < 1e-5)
 
 

@@ -40,9 +40,9 @@ def test_a_resumed_run_has_the_same_fits_to_the_bit(tmp_path, data_set, monkeypa
 @pytest.mark.slow
 def test_two_processes_keep_the_table_that_one_keeps(tmp_path, data_set):
   plain = overrides(data_set, "duration=6", "net.dropout=0.0")
-  runs.succeed(runs.start(tmp_path / "one", *plain, devices=4, config=SPIN))
+  runs.succeed(runs.start(tmp_path / "one", *plain, devices=4, config=SPIN, quick=False))
   one = table(tmp_path / "one", 6)
-  runs.succeed(*runs.start_cluster(tmp_path / "two", *plain, config=SPIN))
+  runs.succeed(*runs.start_cluster(tmp_path / "two", *plain, config=SPIN, quick=False))
   two = table(tmp_path / "two", 6)
   np.testing.assert_array_equal(one["known"], two["known"])
   jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, atol=1e-3), one, two)

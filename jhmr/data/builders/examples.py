@@ -50,12 +50,13 @@ def record(id, image, box, size_hw, **labels):  # pylint: disable=redefined-buil
     labels: of `records.features`: keypoints2d, pose, has_pose, ...
   """
   blank = {name: np.zeros(f.shape, f.np_dtype) for name, f in records.features().items()
-           if name not in ("image", "parts", "depth_png")}
-  png = lambda dtype: cv2.imencode(".png", np.zeros(size_hw, dtype))[1].tobytes()
+           if name not in ("image", *records.MAPS)}
+  png = lambda dtype, shape=size_hw: cv2.imencode(".png", np.zeros(shape, dtype))[1].tobytes()
   if "keypoints2d" in labels:  # that of photographs says who is labelled, and zeros would say that all are hidden
     labels = {"visible": (np.asarray(labels["keypoints2d"])[:, 2] > 0).astype(np.float32)} | labels
   return blank | {"pose": np.tile(np.eye(3, dtype=np.float32), (24, 1, 1)), "id": id, "person": id,
                   "box": np.asarray(box, np.float32), "image": io.BytesIO(image), "parts": io.BytesIO(png(np.uint8)),
+                  "iuv": io.BytesIO(png(np.uint8, (1, 1, 3))),  # black beyond its edges too
                   "depth_png": png(np.uint16)} | labels
 
 

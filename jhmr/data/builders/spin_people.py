@@ -4,6 +4,7 @@ Examples are in the order of the file and `id` is its row, so that arrays of fit
 `<dataset>_fits.npy`, are indexed by it.
 """
 
+import io
 import os
 import pathlib
 
@@ -13,6 +14,7 @@ import numpy as np
 from jhmr.body import joints
 from jhmr.body import rotations
 from jhmr.data import images
+from jhmr.data import inputs
 from jhmr.data import records
 from jhmr.data import spin_files
 from jhmr.data.builders import examples
@@ -24,7 +26,7 @@ LABELS = ("part", "openpose", "S", "pose", "shape", "has_smpl")
 _ANNOTATED = np.array(joints.mapping("spin49", "gt24"))
 
 
-def build(out, annotations, root, report=lambda *_: None):
+def build(out, annotations, root, report=lambda *_: None, maps=None):
   """Writes the split "train" of a data set, whole or not at all.
 
   Args:
@@ -32,6 +34,7 @@ def build(out, annotations, root, report=lambda *_: None):
     annotations: the .npz, see `spin_files`.
     root: folder its image names are below.
     report: hears (split, done, total).
+    maps: {"parts" or "iuv": folder of label images, named as the photographs, see `inputs.read`}.
   Returns:
     the number of examples.
   Raises:
@@ -41,7 +44,10 @@ def build(out, annotations, root, report=lambda *_: None):
   spin_files.find(root, [arrays["imgname"]], hint="none can be left out: ids are rows of the file")
   if ("pose" in arrays) != ("shape" in arrays):
     raise InputError(f"annotations {annotations!r} have only one of pose and shape: both make a body")
-  made = _records(arrays, labels(arrays), root, report)
+  for kind, folder in (maps or {}).items():
+    names = [inputs.name_of(name, kind) for name in arrays["imgname"]]
+    spin_files.find(folder, [names], hint=f"or leave out --{kind}")
+  made = _records(arrays, labels(arrays), root, report, maps or {})
   examples.write(out, {"train": made}, f"{len(arrays['imgname'])} people of {pathlib.Path(annotations).name}")
   return len(arrays["imgname"])
 
@@ -65,25 +71,32 @@ def labels(arrays):
                   "has_betas": known}
 
 
-def _records(arrays, found, root, report):
+def _records(arrays, found, root, report, maps):
   total = len(arrays["imgname"])
   for i, name in enumerate(arrays["imgname"]):
     path = os.path.join(root, name)
     center, side = arrays["center"][i], 200 * arrays["scale"][i]
     try:
-      data, corner, size_hw = _picture(path, center, side)
+      data, corner, size_hw, whole_hw = _picture(path, center, side)
     except (OSError, ValueError) as error:
       raise InputError(f"image {path!r} cannot be used: {records.reason(error)}") from error
+    window = tuple(slice(low, low + size) for low, size in zip(corner[::-1], size_hw))
+    shown = {kind: _map(os.path.join(folder, inputs.name_of(name, kind)), kind, window, whole_hw)
+             for kind, folder in maps.items()}
     mine = {k: v[i] for k, v in found.items()}
     moved = mine["keypoints2d"].copy()
     moved[:, :2] -= corner
     moved[:, :2] *= moved[:, 2:] > 0
-    yield examples.record(i, data, [*(center - corner), side], size_hw, **mine | {"keypoints2d": moved})
+    yield examples.record(i, data, [*(center - corner), side], size_hw,
+                          **mine | {"keypoints2d": moved} | shown)
     report("train", i + 1, total)
 
 
 def _picture(path, center, side):
-  """(bytes, corner [2], height and width) of what crops of a box may show, or of the whole if that is most of it."""
+  """(bytes, corner [2], height and width) of what crops of a box may show, or of the whole if that is most of it.
+
+  The last of the four is the whole's height and width.
+  """
   with open(path, "rb") as f:
     data = f.read()
   image, _ = images.decode(data)
@@ -91,7 +104,15 @@ def _picture(path, center, side):
   low = np.clip(np.floor(center - WINDOW / 2 * side), 0, whole - 1).astype(int)
   high = np.clip(np.ceil(center + WINDOW / 2 * side), low + 1, whole).astype(int)
   if 2 * np.prod(high - low) > np.prod(whole):
-    return data, np.zeros(2, int), image.shape[:2]
+    return data, np.zeros(2, int), image.shape[:2], image.shape[:2]
   part = image[low[1]:high[1], low[0]:high[0]]
   encoded = cv2.imencode(".jpg", part, (cv2.IMWRITE_JPEG_QUALITY, JPEG_QUALITY))[1]
-  return encoded.tobytes(), low, part.shape[:2]
+  return encoded.tobytes(), low, part.shape[:2], image.shape[:2]
+
+
+def _map(path, kind, window, whole_hw):
+  """PNG of the labels in the window of a photograph."""
+  labels = inputs.read(path, kind)
+  if labels.shape[:2] != tuple(whole_hw):
+    raise InputError(f"{kind} image {path!r} has {labels.shape[:2]} pixels where its photograph has {tuple(whole_hw)}")
+  return io.BytesIO(cv2.imencode(".png", labels[window])[1].tobytes())
