@@ -31,8 +31,11 @@ IGNORED = spin.IGNORED | {
 
 def settings(arrays):
   """What a file says of its sizes: keys of the config, "key=value" each."""
-  arrays = keys.without_prefix(arrays, "module.")
-  single, wide = (keys.length(arrays, f"{PREFIX}layer{i}.2.bn3.weight") or 0 for i in (4, 5))
+  norms = [re.search(r"(layer[45])\.\d+\.bn\d\.weight$", k) for k in arrays]
+  widest = {n[1]: 0 for n in norms if n}
+  for norm in filter(None, norms):
+    widest[norm[1]] = max(widest[norm[1]], keys.length(arrays, norm.string) or 0)
+  single, wide = widest.get("layer4", 0), widest.get("layer5", 0)
   return (f"net.hypotheses={wide // single}",) if single and wide >= single else ()
 
 

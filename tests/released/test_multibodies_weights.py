@@ -107,9 +107,8 @@ def test_a_spin_gives_its_own_answer_m_times():
 
 
 def test_m_is_read_off_the_file():
-  shapes = {k: s for k, s in inputs.shapes(4).items() if ".2.bn3." in k}
-  theirs = {k: np.broadcast_to(np.float32(0), s) for k, s in shapes.items()}
-  assert multibodies.settings(theirs) == ("net.hypotheses=4",)
+  theirs = {k: np.broadcast_to(np.float32(0), s) for k, s in inputs.shapes(4).items()}
+  assert multibodies.settings(theirs) == ("net.hypotheses=4",) and multibodies.settings(arrays())[0][-1] == "3"
   assert multibodies.settings(spin()) == ()
 
 
