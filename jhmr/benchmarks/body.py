@@ -5,8 +5,6 @@ per second, `peer` is None where torch and smplx are not installed. Both sides c
 and inputs.
 """
 
-import functools
-import importlib.util
 import os
 
 import jax
@@ -29,7 +27,7 @@ def body_forward(batch=64, seconds=3.0):
   program = jax.jit(_mesh)
   on_device = [jnp.asarray(x) for x in inputs]
   functions = {"ours": lambda: jax.block_until_ready(program(body, *on_device))}
-  if _peer_installed():
+  if timing.installed("torch", "smplx"):
     functions["peer"] = _peer_forward(arrays, inputs)
   coefficients, vertices = body.blend_dirs.shape[0], body.template.shape[1]
   return _row("body forward", "meshes/s", functions, batch, seconds,
@@ -48,7 +46,7 @@ def keypoints_grad(batch=64, seconds=3.0):
   program = jax.jit(jax.value_and_grad(_residual, argnums=(2, 3, 4)))
   on_device = [jnp.moveaxis(jnp.asarray(x), 0, -1) for x in (target, *inputs)]
   functions = {"ours": lambda: jax.block_until_ready(program(body, *on_device))}
-  if _peer_installed():
+  if timing.installed("torch", "smplx"):
     functions["peer"] = _peer_grad(arrays, target, inputs)
   coefficients, vertices = body.blend_dirs.shape[0], body.template.shape[1]
   forward = 6 * vertices * coefficients + 24 * vertices * len(joints.SMPL24) + 6 * vertices * len(body.landmark_names)
@@ -83,11 +81,6 @@ def _residual(body, target, betas, pose, transl):
 
 # The peer: smplx's own layer, and what SPIN adds to it for 49 keypoints, in PyTorch with every core.
 
-@functools.cache
-def _peer_installed():
-  return all(importlib.util.find_spec(name) for name in ("torch", "smplx"))
-
-
 def peer_layer(arrays, batch):
   import contextlib
   import io
@@ -116,18 +109,28 @@ def _peer_forward(arrays, inputs):
   return run
 
 
-def _peer_grad(arrays, target, inputs):
+def peer_keypoints(arrays, batch):
+  """A function of smplx's arguments -> 49 keypoints [B, 49, 3] through smplx, as SPIN makes them."""
   import torch
-  layer = peer_layer(arrays, len(inputs[0]))
+  layer = peer_layer(arrays, batch)
   extra = torch.tensor(np.asarray(arrays["regressor_extra9"], np.float32))
   order = torch.tensor(joints.mapping("spin54", _KEYPOINTS))
-  target = torch.from_numpy(target)
+
+  def keypoints(**arguments):
+    out = layer(**arguments)
+    return torch.cat([out.joints, torch.einsum("bik,ji->bjk", out.vertices, extra)], 1)[:, order]
+
+  return keypoints
+
+
+def _peer_grad(arrays, target, inputs):
+  import torch
+  keypoints, target = peer_keypoints(arrays, len(inputs[0])), torch.from_numpy(target)
   variables = [torch.from_numpy(x).requires_grad_() for x in inputs]
 
   def run():
     betas, pose, transl = variables
-    out = layer(betas=betas, global_orient=pose[:, :3], body_pose=pose[:, 3:], transl=transl)
-    points = torch.cat([out.joints, torch.einsum("bik,ji->bjk", out.vertices, extra)], 1)[:, order]
+    points = keypoints(betas=betas, global_orient=pose[:, :3], body_pose=pose[:, 3:], transl=transl)
     loss = ((camera.FOCAL_PX * points[..., :2] / points[..., 2:] - target) ** 2).sum()
     return loss.item(), torch.autograd.grad(loss, variables)
 

@@ -6,12 +6,12 @@ another. Nobody is finished early on either side.
 """
 
 import functools
-import importlib.util
 import os
 
 import jax
 import jax.numpy as jnp
 from jhmr import regression
+from jhmr.benchmarks import body as body_rows
 from jhmr.benchmarks import timing
 from jhmr.benchmarks import train
 from jhmr.body import camera
@@ -33,7 +33,7 @@ def fine_tuned(people=4, seconds=3.0):
   problem, params = set_up(arrays, people)
   run, look = functools.partial(jax.jit(ours), params, *problem), jax.jit(forward(*problem[:2]))
   functions = {"ours": lambda: jax.block_until_ready(run())}
-  if all(importlib.util.find_spec(name) for name in ("torch", "smplx")):
+  if timing.installed("torch", "smplx"):
     functions["peer"] = lambda fit=peer(arrays, problem, params): [fit(i) for i in range(_PEER_PEOPLE)]
   times = timing.interleaved(functions, seconds)
   size = sum(x.size for x in eft.split(params, SETTINGS.subset)[0].values())
@@ -91,7 +91,7 @@ def peer(arrays, problem, params):
   kept = jax.tree.map(tensor, train.torch_layout(params))
   stats, images = jax.tree.map(tensor, stats["backbone"]), tensor(images).permute(0, 3, 1, 2)
   keypoints = tensor(keypoints)
-  start, layer = [tensor(x)[None] for x in start], train.smplx_keypoints(arrays, 1)
+  start, points_of = [tensor(x)[None] for x in start], body_rows.peer_keypoints(arrays, 1)
   norm = lambda path: any(p.key.startswith("bn") or p.key == "downsample_1" for p in path)
 
   def fit(i):
@@ -100,7 +100,8 @@ def peer(arrays, problem, params):
     losses = []
     for _ in range(SETTINGS.max_iter):
       pose, betas, cam = train.regress(weights, stats, images[i:i + 1].contiguous(), start, training=False)
-      loss = _loss(layer(betas, pose)[0], betas[0], cam[0], keypoints[i])
+      points = points_of(betas=betas, global_orient=pose[:, :1], body_pose=pose[:, 1:], pose2rot=False)
+      loss = _loss(points[0], betas[0], cam[0], keypoints[i])
       optimizer.zero_grad()
       loss.backward()
       optimizer.step()

@@ -8,7 +8,6 @@ with 64 people a fit takes minutes on two cores. Its evaluations are about as ma
 proportion to people, so its rate is about the same; the note tells where both sides end on the same people.
 """
 
-import importlib.util
 import os
 import time
 from typing import NamedTuple
@@ -42,7 +41,7 @@ def keypoint_fits(people=64, seconds=3.0):
   ours = lambda: jax.block_until_ready(run(body, scene, targets, start))
   losses, took = np.asarray(ours().losses), timing.interleaved({"ours": ours}, seconds)["ours"]
   note, peer = _ends(losses, "everybody"), None
-  if all(importlib.util.find_spec(name) for name in ("torch", "smplx")):
+  if timing.installed("torch", "smplx"):
     few = min(people, _PEER_PEOPLE)
     encoded, targets, start = jax.tree.map(lambda x: x[:few], (scene[0], targets, start))
     began = time.perf_counter()

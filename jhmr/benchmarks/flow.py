@@ -5,7 +5,6 @@ concatenated in front of every network, LU is solved against every sample, and e
 """
 
 import functools
-import importlib.util
 import math
 import os
 
@@ -38,7 +37,7 @@ def _row(name, unit, method, batch, seconds):
   results = {n: program(variables, x, context) for n, program in programs.items()}
   functions = {n: functools.partial(programs[n], variables, x, context) for n in precision.timed()}
   functions["ours"] = functools.partial(programs["float32"], variables, x, context)
-  if importlib.util.find_spec("torch"):
+  if timing.installed("torch"):
     functions["peer"] = peer(net, method, variables, x, context)
   times = timing.interleaved(functions, seconds / 8)  # a call takes as long as many turns
   rates = {"float32" if n == "ours" else n: batch / t for n, t in times.items() if n != "peer"}

@@ -13,7 +13,7 @@ import jax
 import jax.numpy as jnp
 from jhmr import assets as assets_lib
 from jhmr.benchmarks import body as body_rows
-from jhmr.benchmarks import hypotheses, timing, train
+from jhmr.benchmarks import timing, train
 from jhmr.body import joints, smpl
 from jhmr.data import spec
 from jhmr.systems import graphcmr
@@ -40,7 +40,7 @@ def update(batch=8, seconds=5.0):
   kept, image = jax.tree.map(jnp.copy, state), one(data)
   functions = {"ours": train.runner(step, state, data, assets),
                "predict": lambda: jax.block_until_ready(predict(kept, image, assets))}
-  if hypotheses.peer_installed():
+  if timing.installed("torch", "smplx"):
     functions |= {"peer": peer_step(config, arrays, state, data, assets), "peer predicts": peer(kept, data, assets)}
   flops = step.lower(state, data, assets).cost_analysis()["flops"]
   times = timing.interleaved(functions, seconds / 4)  # a call takes as long as several turns

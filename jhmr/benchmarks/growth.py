@@ -26,7 +26,7 @@ def measure(seconds, counts=COUNTS, images=IMAGES):
 def _one(setting, n, seconds, rates):
   """One row; `rates` holds each side's last rate, from which it is told whether a call ends in time."""
   total, makers = n * len(setting.context), {"ours": hypotheses.runner}
-  if hypotheses.peer_installed():
+  if timing.installed("torch", "smplx"):
     makers["peer"] = hypotheses.peer
   functions = {name: make(hypotheses.NET, setting, n) for name, make in makers.items()
                if total <= seconds * rates.get(name, float("inf"))}

@@ -9,7 +9,6 @@ regressor picks 19 joints from it. It may take meshes in pieces of `PEER_MESHES`
 authors take all at once, which needs 1.3 MB a mesh), and at most `PEER_SAMPLES` samples through the flow at once.
 """
 
-import importlib.util
 import os
 from typing import NamedTuple
 
@@ -56,7 +55,7 @@ def joints_of_one_image(num=4096, seconds=5.0):
   points = {n: np.asarray(program().keypoints) for n, program in programs.items()}
   reference = points.pop(precision.REFERENCE)
   functions = {n: programs[n] for n in precision.timed()} | {"ours": programs["float32"]}
-  if peer_installed():
+  if timing.installed("torch", "smplx"):
     functions["peer"] = peer(NET, setting, num)
   times = timing.interleaved(functions, seconds / 8)  # a call takes as long as many turns
   rates = {"float32" if n == "ours" else n: num / t for n, t in times.items() if n != "peer"}
@@ -66,10 +65,6 @@ def joints_of_one_image(num=4096, seconds=5.0):
           "peer": num / times["peer"] if "peer" in times else None, "peer_name": "the same in PyTorch, smplx's mesh",
           "flops_per_item": flops, "bytes_per_item": 4.0 * (44 * 5 + 1 + size / num),
           "note": precision.note("hypotheses/s", rates, flops, moved)}
-
-
-def peer_installed():
-  return all(importlib.util.find_spec(name) for name in ("torch", "smplx"))
 
 
 def flops_per_item(net, setting):

@@ -9,7 +9,6 @@ tensors and workers is the faster one.
 Returns {"name", "unit", "ours", "peer", "peer_name", "flops_per_item", "bytes_per_item", "note"}.
 """
 
-import importlib.util
 import os
 import pathlib
 import tempfile
@@ -92,7 +91,7 @@ def source(folder, image_size=SIZE, batch_size=_BATCH, **settings):
 def _per_core(folder, seconds):
   ours, peer, step = source(folder, num_threads=0), peer_loader(folder), iter(range(1 << 30))
   functions = {"ours": lambda: ours.batch(next(step))}
-  if importlib.util.find_spec("PIL"):
+  if timing.installed("PIL"):
     functions["peer"] = lambda: peer(next(step))
   threads = cv2.getNumThreads()
   cv2.setNumThreads(0)

@@ -6,7 +6,6 @@ reduced to the vertices that any of them needs. It starts from our parameters an
 (a test holds the two together). The note compares predictions of all hypotheses with their joints.
 """
 
-import importlib.util
 import os
 
 import jax
@@ -35,7 +34,7 @@ def update(batch=8, seconds=5.0):
   kept, image = jax.tree.map(jnp.copy, state), jax.tree.map(lambda x: x[0], data)
   functions = {"ours": train.runner(step, state, data, assets),
                "predict": lambda: jax.block_until_ready(predict(kept, image, assets))}
-  if importlib.util.find_spec("torch"):
+  if timing.installed("torch"):
     functions |= {"peer": peer_step(config, arrays, state, data, assets),
                   "peer predicts": peer(config, arrays, kept, data, assets)}
   flops = step.lower(state, data, assets).cost_analysis()["flops"]

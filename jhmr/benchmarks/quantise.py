@@ -5,7 +5,6 @@ the others give their medoids, for n = 5, 10 and 25. The peer computes distances
 and stops as soon as no label of any image changes; the authors' code does both.
 """
 
-import importlib.util
 import os
 
 import jax
@@ -21,7 +20,7 @@ def sets(batch=64, seconds=5.0):
   """Sets of n hypotheses made per second, for images of 100 hypotheses, n = 5, 10 and 25 each once."""
   points, log_weights = set_up(batch)
   functions = {n: runner(points, log_weights, n) for n in NUMS}
-  if importlib.util.find_spec("torch"):
+  if timing.installed("torch"):
     functions |= {f"peer {n}": peer(points, log_weights, runner(points, log_weights, n)()[1]) for n in NUMS}
   times = timing.interleaved(functions, seconds / len(functions))
   theirs = [times.get(f"peer {n}", np.nan) for n in NUMS]

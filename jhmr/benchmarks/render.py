@@ -6,7 +6,6 @@ the vertices in and the maps out, not what passes between.
 """
 
 import functools
-import importlib.util
 
 import jax
 import jax.numpy as jnp
@@ -30,7 +29,7 @@ def scene(seconds=3.0):
   on_device = [jnp.asarray(x) for x in (vertices, faces, focal, center)]
   _check(program(*on_device, size, windows))
   functions = {"ours": lambda: jax.block_until_ready(program(*on_device, size, windows))}
-  if all(importlib.util.find_spec(name) for name in ("trimesh", "embreex")):
+  if timing.installed("trimesh", "embreex"):
     functions["peer"] = _ray_caster(vertices, faces, focal, center, size)
   return _row("scene 512x832, 3 people", functions, 1, seconds, vertices, faces, windows, size, "trimesh + Embree")
 

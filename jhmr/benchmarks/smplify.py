@@ -5,7 +5,6 @@ the few dozen points that make the keypoints, the peer from smplx's full mesh, a
 for a thousand people, so there it makes a few steps of each stage, which its rate is counted from; the note says so.
 """
 
-import importlib.util
 import statistics
 import time
 
@@ -42,7 +41,7 @@ def row(people, seconds):
   took = timing.interleaved({"ours": ours}, seconds)["ours"]
   note = f"mean objective {float(end.losses[:, _STEPS].mean()):.0f}, ours ends at {float(end.objective.mean()):.2f}"
   peer = None
-  if peer_installed():
+  if timing.installed("torch", "smplx"):
     steps = _STEPS if people <= _PEER_WHOLE else _FEW
     per_stage, objective = run_peer(arrays, scene, steps)
     peer = people / (_STEPS * sum(per_stage))
@@ -65,10 +64,6 @@ def measure_growth(seconds, people=PEOPLE, steps=STEPS):
       took = timing.interleaved({"ours": runner(body, scene, num_steps)}, seconds)["ours"]
       rows.append({"people": num, "steps": f"{num_steps} + {num_steps}", "people/s": num / took, "ms": 1000 * took})
   return rows
-
-
-def peer_installed():
-  return all(importlib.util.find_spec(name) for name in ("torch", "smplx"))
 
 
 def set_up(arrays, people):
@@ -101,7 +96,7 @@ def run_peer(arrays, scene, steps):
   import torch
   tensor = lambda x: torch.tensor(np.asarray(x))
   start, target = jax.tree.map(tensor, scene["start"]), jax.tree.map(tensor, scene["target"])
-  points = peer_keypoints(arrays, len(start.betas))
+  keypoints = body_rows.peer_keypoints(arrays, len(start.betas))
   mixture = {name: tensor(getattr(scene["gmm"], name)) for name in ("means", "precisions", "log_weights")}
   x = {name: value.clone() for name, value in start._asdict().items()}
   depth, names = x["translation"][:, 2].clone(), joints.names(_SET)
@@ -109,7 +104,7 @@ def run_peer(arrays, scene, steps):
   torso = [names.index(f"op_{n}") for n in ("right_hip", "left_hip", "right_shoulder", "left_shoulder")]
 
   def error():
-    moved = points(x) + x["translation"][:, None]
+    moved = keypoints(**{k: v for k, v in x.items() if k != "translation"}) + x["translation"][:, None]
     return camera.FOCAL_PX * moved[..., :2] / moved[..., 2:] + 112 - target.keypoints[..., :2]
 
   def place():
@@ -136,17 +131,3 @@ def run_peer(arrays, scene, steps):
     took.append(statistics.median(each))
   with torch.no_grad():
     return took, pose().item() / len(depth)
-
-
-def peer_keypoints(arrays, people):
-  """x -> 49 keypoints [P, 49, 3] through smplx, as SPIN makes them."""
-  import torch
-  layer = body_rows.peer_layer(arrays, people)
-  extra = torch.tensor(np.asarray(arrays["regressor_extra9"], np.float32))
-  order = torch.tensor(joints.mapping("spin54", _SET))
-
-  def points(x):
-    out = layer(betas=x["betas"], global_orient=x["global_orient"], body_pose=x["body_pose"])
-    return torch.cat([out.joints, torch.einsum("bik,ji->bjk", out.vertices, extra)], 1)[:, order]
-
-  return points

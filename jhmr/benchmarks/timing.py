@@ -1,5 +1,6 @@
 """Times functions against each other, taking turns, so that a busy machine slows them alike."""
 
+import importlib.util
 import statistics
 import time
 
@@ -8,6 +9,11 @@ import jax
 _TURN_S = 0.2    # long enough that what a turn costs to start does not count
 _LONG_S = 1.0    # a call in which what happens at its start does not count
 _SETTLE_S = 0.1  # the other library's idle threads spin for a while after its turn
+
+
+def installed(*names):
+  """Whether all packages are there that a peer needs."""
+  return all(importlib.util.find_spec(name) for name in names)
 
 
 def interleaved(functions, seconds):

@@ -4,16 +4,15 @@ The peer starts from our parameters and sees our batch, so its first loss is our
 makes its keypoints the usual way, from smplx's full mesh; ours come from the few points they need.
 """
 
-import importlib.util
 import os
 
 import jax
 import jax.numpy as jnp
 from jhmr import parallel
 from jhmr import regression
+from jhmr.benchmarks import body as body_rows
 from jhmr.benchmarks import timing
 from jhmr.body import camera
-from jhmr.body import joints
 from jhmr.body import landmarks
 from jhmr.body import smpl
 from jhmr.data import spec
@@ -37,7 +36,7 @@ def hmr_step(batch=32, seconds=5.0):
   arrays = smpl.load_arrays("mannequin")
   step, state, data, assets = set_up(arrays, batch)
   functions = {"ours": runner(step, state, data, assets)}
-  if all(importlib.util.find_spec(name) for name in ("torch", "smplx")):
+  if timing.installed("torch", "smplx"):
     functions["peer"] = peer_step(arrays, state, data, assets)
   size = sum(x.size for x in jax.tree.leaves(state.params))
   flops = step.lower(state, data, assets).cost_analysis()["flops"]
@@ -89,12 +88,13 @@ def peer_step(arrays, state, data, assets):
   batch = {k: tensor(v[0]) for k, v in data.items()}
   image = batch["image"].permute(0, 3, 1, 2).contiguous()
   start = [tensor(x).expand(len(image), -1) for x in regression.start_values(assets["mean"])]
-  layer = smplx_keypoints(arrays, len(image))
+  keypoints = body_rows.peer_keypoints(arrays, len(image))
   optimizer = torch.optim.Adam(jax.tree.leaves(params), lr=CONFIG["optim"]["learning_rate"])
 
   def run():
     pose, betas, cam = regress(params, stats, image, start)
-    loss = _loss(pose, betas, cam, layer(betas, pose), batch)
+    points = keypoints(betas=betas, global_orient=pose[:, :1], body_pose=pose[:, 1:], pose2rot=False)
+    loss = _loss(pose, betas, cam, points, batch)
     optimizer.zero_grad()
     loss.backward()
     optimizer.step()
@@ -150,21 +150,6 @@ def regress(params, stats, image, start, training=True):
   a = F.normalize(six_d[..., 0], dim=-1)
   b = F.normalize(six_d[..., 1] - (a * six_d[..., 1]).sum(-1, keepdim=True) * a, dim=-1)
   return torch.stack([a, b, torch.cross(a, b, dim=-1)], -1), estimate[1], estimate[2]
-
-
-def smplx_keypoints(arrays, batch):
-  """A function (betas, pose) -> 49 keypoints [B, 49, 3] through smplx, as SPIN does it."""
-  import torch
-  from jhmr.benchmarks import body as body_rows
-  layer = body_rows.peer_layer(arrays, batch)
-  extra = torch.tensor(np.asarray(arrays["regressor_extra9"], np.float32))
-  order = torch.tensor(joints.mapping("spin54", "spin49"))
-
-  def keypoints(betas, pose):
-    out = layer(betas=betas, global_orient=pose[:, :1], body_pose=pose[:, 1:], pose2rot=False)
-    return torch.cat([out.joints, torch.einsum("bik,ji->bjk", out.vertices, extra)], 1)[:, order]
-
-  return keypoints
 
 
 def _loss(pose, betas, cam, points, batch):

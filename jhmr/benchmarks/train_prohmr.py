@@ -31,7 +31,7 @@ def update(batch=32, seconds=5.0):
   arrays, config = smpl.load_arrays("mannequin"), ml_collections.ConfigDict(CONFIG)
   step, state, data, assets = set_up(config, arrays, batch)
   functions = {"ours": train.runner(step, state, data, assets)}
-  if hypotheses.peer_installed():
+  if timing.installed("torch", "smplx"):
     functions["peer"] = peer_step(config, arrays, state, data, assets)
   size = sum(x.size for x in jax.tree.leaves(state.params))
   flops = step.lower(state, data, assets).cost_analysis()["flops"]

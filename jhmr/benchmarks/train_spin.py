@@ -26,7 +26,7 @@ def update(batch=32, seconds=5.0):
       ("ours", ("in_the_loop", STEPS)), ("without", ("none", 1)), ("many", ("in_the_loop", MANY)))}
   functions = {name: train.runner(*parts) for name, parts in made.items()}
   step, state, data, assets = made["ours"]
-  peer = smplify.peer_installed()
+  peer = timing.installed("torch", "smplx")
   if peer:
     functions["peer"] = train.peer_step(arrays, *made["without"][1:])
   times = timing.interleaved(functions, seconds)

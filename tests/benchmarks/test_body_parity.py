@@ -47,7 +47,7 @@ def test_gradient_row(outputs):
 
 
 def test_without_the_peer_the_row_has_ours_alone(outputs, monkeypatch):
-  monkeypatch.setattr(body, "_peer_installed", lambda: False)
+  monkeypatch.setattr(timing, "installed", lambda *names: False)
   monkeypatch.setattr(timing, "interleaved", lambda functions, seconds: {name: 0.01 for name in functions})
   row = body.keypoints_grad(batch=3)
   assert row["peer"] is None and row["ours"] == pytest.approx(300)

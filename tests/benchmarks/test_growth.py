@@ -12,7 +12,7 @@ import pytest
 def rows(monkeypatch):
   """Of a small net; each call of ours 'takes' a second, without a peer."""
   monkeypatch.setattr(hypotheses, "NET", ConditionalGlow(context=20, hidden=32))
-  monkeypatch.setattr(hypotheses, "peer_installed", lambda: False)
+  monkeypatch.setattr(timing, "installed", lambda *names: False)
   monkeypatch.setattr(timing, "interleaved", lambda functions, seconds: {name: 0.1 for name in functions})
   monkeypatch.setattr(growth, "MOST", 32)
   return growth.measure(seconds=0.2, counts=(1, 2, 16), images=(1, 8))
