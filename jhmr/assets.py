@@ -44,13 +44,19 @@ def load(config, training=True, fits=True):
   if config.get("prior", ""):
     more["joint_prior"] = joint_prior.load(config.prior)
   if "pyramid" in config:
-    more |= _mesh_network(config, arrays, body)
+    more |= mesh_network(config, arrays, body)
   return mocap | more | {"body": body, "keypoint_body": landmarks.rigid_body(body, sets),
                          "surface": mesh.surface(arrays), "mean": mean_parameters(config.mean_params)}
 
 
-def _mesh_network(config, arrays, body):
-  """What a network on the coarse mesh of config.pyramid needs; its joints are those of config.model_joints."""
+def mesh_network(config, arrays, body):
+  """What a network on the coarse mesh of config.pyramid needs; its joints are those of config.model_joints.
+
+  Args:
+    arrays: of the body file.  body: the Smpl of them.
+  Returns:
+    {"graph", "adjacency", "upsampling", "mesh_joints"}, as in `load`.
+  """
   levels, edges = pyramid.load(config.pyramid, arrays)
   graph = pyramid.graph(levels, edges, arrays["v_template"])
   upsampling = sparse.from_rows(levels.up_ids, levels.up_weights, len(levels.down_ids))

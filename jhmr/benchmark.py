@@ -13,8 +13,8 @@ import cv2
 import jax
 import jax.numpy as jnp
 from jhmr import command, report
-from jhmr.benchmarks import body, data, eft, fitting, flow, growth, hypotheses, input as input_row, precision, render
-from jhmr.benchmarks import smplify, timing, train, train_prohmr, train_spin
+from jhmr.benchmarks import body, data, eft, fitting, flow, graphcmr, growth, hypotheses, input as input_row
+from jhmr.benchmarks import multibodies, precision, quantise, render, smplify, timing, train, train_prohmr, train_spin
 from jhmr.errors import InputError
 
 ROWS = {
@@ -24,6 +24,8 @@ ROWS = {
     "crops": render.crops,              # 64 crops of 96 x 96
     "train": train.hmr_step,            # one HMR update
     "prohmr": train_prohmr.update,      # one ProHMR update
+    "graphcmr": graphcmr.update,        # one GraphCMR update, both networks
+    "multibodies": multibodies.update,  # one 3D Multi-bodies update, 100 hypotheses of each image
     "spin": train_spin.update,          # one SPIN update, 20 + 20 steps of SMPLify in it
     "flow": flow.samples,               # samples of one image, with log-probabilities
     "flow_log_prob": flow.log_prob,     # the way back
@@ -32,6 +34,7 @@ ROWS = {
     "smplify": smplify.fits64,          # 64 people, 49 keypoints each, 100 + 100 steps of Adam
     "smplify_1024": smplify.fits1024,
     "eft": eft.fine_tuned,              # 4 people, a small network fine-tuned for each, 20 evaluations
+    "quantise": quantise.sets,          # 64 images, 100 hypotheses each -> 5, 10 and 25 that stand for them
     "people": data.rendered_people,     # the on-device stream of labelled images
     "input": input_row.disk_input,      # augmented crops from JPEGs on disk, on one core
 }

@@ -1,9 +1,14 @@
-"""Turns weights the authors released into a run of ours.
+r"""Turns weights the authors released into a run of ours.
 
     python -m jhmr.convert --kind prohmr --from data/checkpoint.pt --out runs/prohmr_released
     python -m jhmr.convert --kind prohmr --from data/checkpoint.pt --out ... --config.body=SMPL_NEUTRAL.pkl
     python -m jhmr.convert --kind spin --from model_checkpoint.pt --out runs/spin_released
     python -m jhmr.convert --kind eft --from cocoall_h36m_mpiinf.pt --out runs/eft_released
+    python -m jhmr.convert --kind graphcmr --from model_checkpoint_h36m_up3d.pt --out runs/graphcmr_released \
+        --config.body=SMPL_NEUTRAL.pkl --config.pyramid=mesh_downsampling.npz
+    python -m jhmr.convert --kind multibodies_prior --from model_epoch_00000412.pth --out runs/multibodies_prior
+    python -m jhmr.convert --kind multibodies --from model_epoch_XXXXXXXX.pth --out runs/multibodies_released \
+        --config.prior=runs/multibodies_prior
     python -m jhmr.convert --kind resnet --from resnet50-19c8e357.pth --out runs/imagenet50
 
 A whole system becomes a run at step 0 that evaluate, predict and `train --config.warm_start=...` take. A ResNet becomes
@@ -54,6 +59,8 @@ def main(argv):
   if os.path.exists(args.out) and not (os.path.isdir(args.out) and not os.listdir(args.out)):
     raise InputError(f"--out {args.out!r} exists: give a new folder")
   arrays = torch_file.read(args.source, kind.INSIDE)
+  if more := getattr(kind, "settings", lambda _: ())(arrays):
+    config = _config(args, kind, more)
   found = kind.convert(arrays, config.net if config else None, args.source)
   for line in found.said:
     report.say(f"{args.source}: {line}")
@@ -63,6 +70,9 @@ def main(argv):
     if config.body.startswith("mannequin"):
       report.warn(f"the weights were trained with SMPL, but config.body is {config.body!r}: give --config.body="
                   "SMPL_NEUTRAL.pkl, or betas and meshes will be those of the built-in body")
+    for key, file in getattr(kind, "FILES", {}).items():
+      if not config[key]:
+        report.warn(f"config.{key} is empty: with these weights it should be {file}")
     state, mean = complete(found, config, assets), _mean(found, assets["mean"])
   write(args.out, state, config, mean)
   counted = ", ".join(f"{k} {sum(x.size for x in jax.tree.leaves(v)):,}" for k, v in state.params.items())
@@ -71,8 +81,8 @@ def main(argv):
       f"python -m jhmr.train --config ... --config.warm_start={args.out}"))
 
 
-def _config(args, kind):
-  """The config of the system the weights belong to; None when they are a part of any."""
+def _config(args, kind, more=()):
+  """The config of the system the weights belong to, with `more` settings; None when they are a part of any."""
   if not kind.CONFIG:
     if args.config or args.overrides or args.legacy_lu:
       raise InputError(f"--kind {args.kind} is a part of any system: leave out --config and --legacy-lu")
@@ -83,7 +93,7 @@ def _config(args, kind):
   if (system := command.parse_config(given)[0].system) not in kind.SYSTEMS:
     raise InputError(f"config.system is {system!r}, but the weights are for {' or '.join(kind.SYSTEMS)}: give another "
                      "--config")
-  config = command.parse_config([*given, *(f"--config.{s}" for s in kind.SETTINGS), *args.overrides])[0]
+  config = command.parse_config([*given, *(f"--config.{s}" for s in (*kind.SETTINGS, *more)), *args.overrides])[0]
   if args.legacy_lu:
     kind.set_legacy_lu(config)
   return config

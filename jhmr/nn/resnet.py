@@ -53,30 +53,34 @@ def conv(features, size, stride, dtype, name):
 
 
 class Block(nn.Module):
-  """A basic block (expansion 1) or a bottleneck (expansion 4), with a projection where the shape changes."""
+  """A basic block (expansion 1) or a bottleneck (expansion 4), with a projection where the shape changes.
+
+  With `copies`, its last layer is as many times wider, and its input is added to each copy of the channels.
+  """
   width: int
   stride: int
   expansion: int
   axis_name: Any
   dtype: Any
+  copies: int = 1
 
   @nn.compact
   def __call__(self, x, train):
     norm = lambda name: batch_norm(train, self.axis_name, self.dtype, name)
     out = self.width * self.expansion
     if self.expansion == 1:
-      layers = ((self.width, 3, self.stride), (out, 3, 1))
+      layers = ((self.width, 3, self.stride), (out * self.copies, 3, 1))
     else:
-      layers = ((self.width, 1, 1), (self.width, 3, self.stride), (out, 1, 1))
+      layers = ((self.width, 1, 1), (self.width, 3, self.stride), (out * self.copies, 1, 1))
     y = x
     for i, (features, size, stride) in enumerate(layers, 1):
       y = conv(features, size, stride, self.dtype, f"conv{i}")(y)
       y = norm(f"bn{i}")(y)
       y = nn.relu(y) if i < len(layers) else y
-    if x.shape != y.shape:
+    if x.shape != (*y.shape[:-1], out):
       x = conv(out, 1, self.stride, self.dtype, "downsample_0")(x)
       x = norm("downsample_1")(x)
-    return nn.relu(x + y)
+    return nn.relu(y + (jnp.tile(x, self.copies) if self.copies > 1 else x))
 
 
 class ResNet(nn.Module):
@@ -98,7 +102,8 @@ class ResNet(nn.Module):
   remat: bool = False
 
   @nn.compact
-  def __call__(self, image, train):
+  def __call__(self, image, train, before_last=False):
+    """[B, S, S, 3] -> [B, features]; with before_last, that and the maps [B, H, W, C] that enter the last stage."""
     arch = ARCHITECTURES[self.architecture]
     block = nn.remat(Block, static_argnums=(2,)) if self.remat else Block
     x = conv(arch.width, arch.stem, 2, self.dtype, "conv1")(image.astype(self.dtype))
@@ -106,15 +111,17 @@ class ResNet(nn.Module):
     if arch.pool:
       x = nn.max_pool(x, (3, 3), strides=(2, 2), padding=((1, 1), (1, 1)))
     for stage, count in enumerate(arch.blocks):
+      entering = x
       for i in range(count):
         x = block(arch.width * 2 ** stage, arch.strides[stage] if i == 0 else 1, arch.expansion, self.axis_name,
                   self.dtype, name=f"layer{stage + 1}_{i}")(x, train)
     x = x.astype(jnp.promote_types(x.dtype, jnp.float32))
     mean = jnp.mean(x, axis=(1, 2))
     if not arch.locate:
-      return mean
+      return (mean, entering) if before_last else mean
     maps = nn.Dense(x.shape[-1], use_bias=False, name="where")(x)  # a softmax over the map would undo a bias
-    return jnp.concatenate([mean, locate(maps)], -1)
+    features = jnp.concatenate([mean, locate(maps)], -1)
+    return (features, entering) if before_last else features
 
 
 def locate(x):

@@ -6,13 +6,16 @@ Each gives
     SYSTEMS                                names of the systems whose network it is
     SETTINGS                               keys of the config that the weights decide, "key=value" each
     convert(arrays, net, where) -> Converted     {their key: array}, config.net, the file's name for messages
+and may give
+    settings(arrays) -> "key=value" each         keys of the config that a file itself decides, such as its sizes
+    FILES                                        {key of the config: what file it should name, with such weights}
 
 and no torch: `torch_file` reads torch's files without it, `keys` checks and fills.
 """
 
 import importlib
 
-KINDS = ("spin", "eft", "prohmr", "resnet", "vposer1", "vposer2")
+KINDS = ("spin", "eft", "prohmr", "graphcmr", "multibodies", "multibodies_prior", "resnet", "vposer1", "vposer2")
 
 
 def load(kind):

@@ -49,6 +49,19 @@ def batch_norm(path, name, channels):
   return [same((tree, *path, leaf), f"{name}.{theirs}", (channels,)) for tree, leaf, theirs in ours]
 
 
+def length(arrays, key, axis=0):
+  """Size of an axis of one array; None when there is no such array or axis."""
+  shape = arrays[key].shape if key in arrays else ()
+  return shape[axis] if len(shape) > axis else None
+
+
+def without_prefix(arrays, prefix):
+  """{key: array} without a prefix that every key has; of networks trained on several GPUs, "module."."""
+  if not all(k.startswith(prefix) for k in arrays):
+    return arrays
+  return {k.removeprefix(prefix): v for k, v in arrays.items()}
+
+
 def split(arrays, ignored):
   """Sets aside what has no counterpart.
 

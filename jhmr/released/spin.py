@@ -39,9 +39,7 @@ def convert(arrays, net, where):
     InputError: when keys or shapes are not those of such a network, or init_pose is not made of rotations.
   Source: SPIN, authors' `models/hmr.py`.
   """
-  if arrays and all(k.startswith(_PREFIX) for k in arrays):
-    arrays = {k.removeprefix(_PREFIX): v for k, v in arrays.items()}
-  arrays, line = keys.split(arrays, IGNORED)
+  arrays, line = keys.split(keys.without_prefix(arrays, _PREFIX), IGNORED)
   start = [keys.same(("start", name), theirs, (1, size)) for name, (theirs, size) in _START.items()]
   tree = keys.fill(arrays, entries(net.backbone, net.hidden) + start, where, "SPIN")
   start = {name: value[0] for name, value in tree["start"].items()}

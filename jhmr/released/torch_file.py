@@ -37,7 +37,8 @@ def read(path, inside=()):
   """The named arrays of a checkpoint: a file of `torch.save`, or an .npz.
 
   Args:
-    inside: keys under one of which the arrays may be; the first that is there.
+    inside: keys under one of which the arrays may be; the first that is there. A tuple of keys: the arrays under each
+      that is there, their names behind its own and a dot.
   Returns:
     {name: array}; bfloat16 comes as float32.
   Raises:
@@ -57,9 +58,11 @@ def read(path, inside=()):
 
 def _named(objects, read_storage, inside):
   """The arrays among the objects, read."""
-  for key in inside:
-    if isinstance(objects, dict) and isinstance(objects.get(key), dict):
-      objects = objects[key]
+  for key in inside if isinstance(objects, dict) else ():
+    parts = {k: objects[k] for k in (key if isinstance(key, tuple) else (key,)) if isinstance(objects.get(k), dict)}
+    if parts:
+      joined = {f"{k}.{name}": value for k, part in parts.items() for name, value in part.items()}
+      objects = joined if isinstance(key, tuple) else parts[key]
       break
   if not isinstance(objects, dict):
     raise BadPickle("it holds a whole model, not a dict of tensors" if isinstance(objects, _Inert) else

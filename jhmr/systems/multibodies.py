@@ -12,6 +12,8 @@ The paper's weights, for its own reductions: 25 best, 1 pose, 0.001 betas, 1 ver
 used, its weight not given.
 
 Variants of the authors' code:
+  - config.net.heads = "stage4": not the last layer is M times larger, but the last one of the encoder, so that M
+    features go through one regressor; with net.activation = "none". Released weights want it.
   - config.supervise_first: hypothesis 0 always learns too, its losses added, so that it is a single prediction (n = 1).
   - config.quantise = "code": hypothesis 0 is one of the n, n - 1 clusters are of the others.
 Differs from both:
@@ -27,11 +29,15 @@ from jhmr import one_loss
 from jhmr import regression
 from jhmr.errors import InputError
 from jhmr.nn import multi_head
+from jhmr.nn import resnet
+from jhmr.nn import stage_heads
 from jhmr.state import AXIS, System
 import jax.numpy as jnp
 
 TERMS = ("keypoints2d", "keypoints3d", "pose", "betas", "vertices", "camera", "keypoints2d_all")
 QUANTISE = ("paper", "code")
+# net.heads, and what of the network is new beside one regressor: the paper's last layers, or the authors' code's stage.
+HEADS = {"output": "own", "stage4": "stage"}
 
 
 def check(config):
@@ -39,6 +45,10 @@ def check(config):
   regression.one_of("supervision", config.supervision, regression.SUPERVISION)
   regression.one_of("quantise", config.quantise, QUANTISE)
   regression.check(config, TERMS)
+  regression.one_of("net.heads", heads := config.net.get("heads", "output"), HEADS)
+  if heads == "stage4" and resnet.ARCHITECTURES[config.net.backbone].locate:
+    raise InputError(f"config.net.heads is 'stage4': config.net.backbone {config.net.backbone!r} has no features that "
+                     "are means of its last stage; use resnet18 or resnet50")
   if config.net.hypotheses < 1:
     raise InputError(f"config.net.hypotheses is {config.net.hypotheses}: give 1 or more")
 
@@ -65,26 +75,44 @@ def losses_of_all(projected, cam, batch, weights, supervision, totals):
   return {n: losses.masked_mean(e, counted[n], total=totals[n]) for n, e in found.items() if weights[n]}
 
 
+def network(fields):
+  """The network of config.net, whose parameters begin with those of one regressor; see HEADS."""
+  fields = dict(fields)
+  if fields.pop("heads", "output") == "output":
+    return multi_head.MultiImageRegressor(**fields, axis_name=AXIS)
+  return stage_heads.StageImageRegressor(**{n: v for n, v in fields.items() if n not in ("apart", "spread")},
+                                         axis_name=AXIS)
+
+
+def apart(variables):
+  """A network's variables -> {"net": those of one regressor, "heads": what makes many of it}, if there are any."""
+  heads = {name: tree for name, tree in variables.items() if name in HEADS.values()}
+  net = {name: tree for name, tree in variables.items() if name not in heads}
+  return {"net": net} | ({"heads": heads} if heads else {})
+
+
+def together(parts):
+  """Back from `apart`."""
+  return {**parts["net"], **parts.get("heads", {})}
+
+
 def build(config):
   """The System of a config; see the top of this file. Raises InputError for values that do not exist."""
   check(config)
-  net, weights = multi_head.MultiImageRegressor(**config.net, axis_name=AXIS), dict(config.weights)
+  net, weights = network(config.net), dict(config.weights)
   of_one = {name: w for name, w in weights.items() if name != "keypoints2d_all"} | {"camera": 0.0}
   convention, supervision = config.camera_convention, config.supervision
-  together = lambda params: {**params["net"], **params["heads"]}
 
   def init(rng, batch, assets):
     @jax.jit
     def fresh(rng, image, mean):
       variables = net.init(rng, image, regression.start_values(mean), False)
-      params = dict(variables["params"])
-      heads = {"own": params.pop("own")}
-      return one_loss.fresh_state(config, {"net": params, "heads": heads}, {"net": variables["batch_stats"]})
+      return one_loss.fresh_state(config, apart(variables["params"]), apart(variables["batch_stats"]))
 
     return fresh(rng, batch["image"][:1], assets["mean"])
 
   def loss(params, stats, batch, assets, totals, key):
-    estimates, new = net.apply({"params": together(params), "batch_stats": stats["net"]}, batch["image"],
+    estimates, new = net.apply({"params": together(params), "batch_stats": together(stats)}, batch["image"],
                                regression.start_values(assets["mean"]), True, rngs={"dropout": key},
                                mutable=["batch_stats"])
     bodies = regression.decode(estimates, convention)
@@ -99,11 +127,11 @@ def build(config):
       terms = jax.tree.map(jnp.add, terms, learns(jnp.zeros_like(best)))
     terms |= losses_of_all(projected, bodies[2], batch, weights, supervision, totals)
     total = losses.weigh(weights, terms)
-    return total, ({"loss": total} | terms, {"net": new["batch_stats"]})
+    return total, ({"loss": total} | terms, apart(new["batch_stats"]))
 
   def all_of(state, batch, assets):
     """(Prediction of all M, the best guess first, and the joints they are clustered by)."""
-    variables = {"params": together(state.params), "batch_stats": state.stats["net"]}
+    variables = {"params": together(state.params), "batch_stats": together(state.stats)}
     estimates = net.apply(variables, batch["image"], regression.start_values(assets["mean"]), False)
     found = multi_hypothesis.of_estimates(regression.decode(estimates, convention))
     found = multi_hypothesis.weighed(found, assets)
