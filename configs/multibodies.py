@@ -7,7 +7,8 @@ python -m jhmr.train --config configs/multibodies.py:released ...          # net
 python -m jhmr.train --config configs/multibodies.py:mdn ...               # its baselines: SMPL-MDN, or cvae: SMPL-CVAE
 python -m jhmr.train --config configs/multibodies.py:mdn,smoke             # two steps, no data
 python -m jhmr.evaluate --workdir RUN --best-of 1,5,10,25
-With --config.data.source=DIR of a data set built in the format of jhmr/data/builders; else the images are rendered people.
+With --config.data.source=DIR of a data set in the format of jhmr/data/builders; else the images are rendered people.
+The stage of "released" begins as M copies of SPIN's: --config.warm_start=RUN of jhmr.convert --kind multibodies.
 """
 
 from ml_collections import ConfigDict
