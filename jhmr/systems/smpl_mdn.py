@@ -8,7 +8,7 @@ Predicts: the M means, first the one nearest to their mean; `choose`: random mea
 
 With `config.mixture.learn` "" all components are equally likely, of variance `config.mixture.variance` (the paper's
 best); "weights", "variances" or "weights,variances" are regressed too.
-Differs from the paper, which says no more than the above: an image without a pose label trains its first mean's 2D error.
+Differs from the paper, which says no more than the above: an image without a pose label trains its first mean.
 """
 
 import math
@@ -121,7 +121,8 @@ def build(config):
   def components(state, batch, assets):
     """(Prediction of all means, their log_weights)."""
     variables = {"params": state.params["net"], "batch_stats": state.stats["net"]}
-    root, means, log_weights, _, betas, cam = mixture(net.apply(variables, batch["image"], start(assets["mean"]), False))
+    estimates = net.apply(variables, batch["image"], start(assets["mean"]), False)
+    root, means, log_weights, _, betas, cam = mixture(estimates)
     same = lambda x: jnp.broadcast_to(x[:, None], (x.shape[0], count, *x.shape[1:]))
     return multi_hypothesis.of_estimates((matrices(same(root), means), same(betas), same(cam))), log_weights
 
