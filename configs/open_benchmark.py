@@ -1,12 +1,14 @@
 """The open benchmark's runs: every method on the same rendered people with the same budget, small enough for a CPU.
 
 python -m jhmr.study prohmr                                                 # trains what is missing, prints the tables
-python -m jhmr.study spin
+python -m jhmr.study spin                                                   # and graphcmr, multibodies
 python -m jhmr.train --config configs/open_benchmark.py:prohmr              # one of the runs
 python -m jhmr.train --config configs/open_benchmark.py:prohmr,smoke        # two steps, for tests
 Runs: hmr, prohmr, prohmr_without_mode; pose_vae; without any 3D label hmr_unpaired, spin_none, spin_static,
 spin_static_smplify, spin, spin_25. All that fit begin with static fits, as in the paper, which the study makes.
-Half as long, meshes: hmr_half; graphcmr; graphcmr_fc, without a graph; graphcmr_parts and graphcmr_iuv, of label images.
+Half as long, meshes: hmr_half; graphcmr; graphcmr_fc, without a graph; graphcmr_parts, graphcmr_iuv, of label images.
+Half as long, but from the trained hmr (--config.warm_start=runs/open_benchmark/hmr): hmr_on; multibodies,
+multibodies_no_reprojection, smpl_mdn, smpl_cvae; and joint_prior, without images, the prior of the first two.
 """
 
 from ml_collections import ConfigDict
@@ -140,8 +142,7 @@ RUNS = {"hmr": HMR, "prohmr": PROHMR,
         "hmr_unpaired": HMR_UNPAIRED, "spin": SPIN, "spin_25": SPIN | {"fitting": SPIN["fitting"] | {"steps": 25}},
         "spin_none": SPIN | {"fitting": SPIN["fitting"] | {"mode": "none"}},
         "spin_static": SPIN_STATIC, "spin_static_smplify": SPIN_STATIC, "pose_vae": POSE_VAE, "joint_prior": JOINT_PRIOR,
-        "hmr_on": HMR | ON, "multibodies": MULTIBODIES | ON, "multibodies_first": MULTIBODIES | ON | dict(
-            supervise_first=True, quantise="code"),
+        "hmr_on": HMR | ON, "multibodies": MULTIBODIES | ON,
         "multibodies_no_reprojection": MULTIBODIES | ON | {"weights": MULTIBODIES["weights"] | dict(
             keypoints2d_all=0.0)},
         "smpl_mdn": SMPL_MDN | ON, "smpl_cvae": SMPL_CVAE | ON,

@@ -32,6 +32,13 @@ def parse(text):
   return counts
 
 
+def check(system):
+  """Raises InputError for a system that makes no sets of hypotheses."""
+  if system.choose is None:
+    raise InputError("--best-of needs a system that makes sets of hypotheses, such as multibodies: for a density over "
+                     "poses there is --hypotheses")
+
+
 def body_of(assets):
   """The part of the assets' body that these metrics need; at set-up. Raises InputError when it cannot make SETS."""
   return landmarks.rigid_body(assets["body"], SETS)
@@ -48,9 +55,7 @@ def make_scorer(mapper, system, counts=COUNTS, seed=0):
   Raises:
     InputError: for a system that makes no sets.
   """
-  if system.choose is None:
-    raise InputError("--best-of needs a system that makes sets of hypotheses, such as multibodies: for a density over "
-                     "poses there is --hypotheses")
+  check(system)
 
   def measure(state, batch, assets):
     body, labels = assets["best_of_body"], {k: v for k, v in batch.items() if k != "image"}

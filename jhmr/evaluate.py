@@ -13,8 +13,8 @@ from typing import Callable, NamedTuple
 
 import jax.numpy as jnp
 from jhmr import assets as assets_lib
-from jhmr import (best_of, checkpoint, command, files, hypothesis_pass, hypothesis_report, metrics, parallel, report,
-                  systems)
+from jhmr import (best_of, checkpoint, command, files, hypothesis_pass, hypothesis_report, joint_prior, metrics,
+                  parallel, report, systems)
 from jhmr.data import source as source_lib
 from jhmr.data import spec
 from jhmr.errors import InputError
@@ -127,6 +127,8 @@ def main(argv):
                       help="also score N samples an image, the mode among them; for systems with a density")
   parser.add_argument("--best-of", metavar="N,N,...",
                       help="also score sets of N hypotheses an image; for systems that make sets, such as multibodies")
+  parser.add_argument("--prior", metavar="WORKDIR", help="of configs/joint_prior.py: weighs hypotheses of --best-of; "
+                      "default: the run's own, if it has one")
   parser.add_argument("--chunk", type=int, help=f"how many of them at a time, default {hypothesis_pass.CHUNK}")
   parser.add_argument("--out", help="also write the rows as JSON here, and plots of the hypotheses beside it")
   parser.add_argument("--body", help="another body than the run's: an SMPL file or folder")
@@ -154,6 +156,7 @@ def main(argv):
     raise InputError(f"the folder of --out {args.out!r} does not exist: make it first")
   chunk, counts = args.chunk or hypothesis_pass.CHUNK, best_of.parse(args.best_of) if args.best_of else ()
   config, system, state, assets = load_run(args.workdir, args.step, args.body)
+  assets = assets | joint_prior.given(args.prior, system)
   if args.batch_size:
     config = ml_collections.ConfigDict(config)
     config.batch_size = args.batch_size

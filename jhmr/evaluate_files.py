@@ -12,7 +12,8 @@ import os
 from typing import NamedTuple
 
 import cv2
-from jhmr import evaluate, files, hypothesis_report, intervals, joint_scores, parallel, report, silhouettes
+from jhmr import (best_of, evaluate, files, hypothesis_report, intervals, joint_prior, joint_scores, parallel, report,
+                  silhouettes)
 from jhmr.body import joints
 from jhmr.data import ambiguous, images, inputs, source, spin_crop, spin_files
 from jhmr.errors import InputError
@@ -72,7 +73,8 @@ def open_batches(arrays, rows, root, batch_size, image_size, crop, mapper, pool,
     shown = np.zeros((local, image_size, image_size, 3), np.uint8)
     for k, made in enumerate(pool.map(picture, chosen[real])):
       shown[k] = made
-    return {"image": shown, "mask": real.astype(np.float32)} | {k: v[chosen] for k, v in labels.items()}
+    return {"image": shown, "mask": real.astype(np.float32), "row": chosen.astype(np.int32)} | {
+        k: v[chosen] for k, v in labels.items()}
 
   return batch, -(-len(rows) // batch_size)
 
@@ -109,11 +111,12 @@ def read_labels(root, name):
 
 # --- scoring
 
-def make_program(mapper, system, benchmark, size=None):
+def make_program(mapper, system, benchmark, size=None, counts=()):
   """program(state, batch, assets) -> ({method: {name: [B, ...]}}, result rows, mask [B]); one for all batches.
 
   Args:
     size: Windows of the renderer, where outlines are compared.
+    counts: n of sets of hypotheses whose best one is scored too, where joints are compared.
   """
   methods = {"mean pose": evaluate.predict_mean, "run": system.predict}
 
@@ -122,11 +125,18 @@ def make_program(mapper, system, benchmark, size=None):
       return dict(zip(("labels", "lost"), silhouettes.draw(prediction, assets, size, mesh)))
     if not benchmark.joints:
       return joint_scores.vertex_errors(prediction, batch, assets, mesh)
-    truth = (joint_scores.of_bodies(batch, assets) if benchmark.gendered
-             else joint_scores.of_annotations(batch["S"], benchmark.joints))
     points = (joint_scores.joints_of_mesh(prediction, assets) if mesh
               else joint_scores.results(prediction, assets)["pred_joints"])
-    found = joint_scores.errors(points, *truth)
+    found = joint_scores.errors(points, *truth(batch, assets))
+    return {name: found[name] for name in benchmark.metrics}
+
+  def truth(batch, assets):
+    return (joint_scores.of_bodies(batch, assets) if benchmark.gendered
+            else joint_scores.of_annotations(batch["S"], benchmark.joints))
+
+  def best(n, state, seen, batch, assets):
+    keys = jax.vmap(lambda row: jax.random.fold_in(jax.random.key(0), row))(batch["row"])
+    found = joint_scores.of_set(system.choose(state, seen, assets, keys, n), *truth(batch, assets), assets)
     return {name: found[name] for name in benchmark.metrics}
 
   def measure(state, batch, assets):
@@ -135,6 +145,7 @@ def make_program(mapper, system, benchmark, size=None):
     values = {name: compare(p, batch, assets) for name, p in predictions.items()}
     if predictions["run"].vertices is not None:
       values["run mesh"] = compare(predictions["run"], batch, assets, mesh=True)
+    values |= {f"best of {n}": best(n, state, seen, batch, assets) for n in counts}
     return values, joint_scores.results(predictions["run"], assets), batch["mask"]
 
   return mapper.rows(measure)
@@ -214,9 +225,10 @@ def check(args):
     raise InputError(f"--crop {args.crop!r} is not one of {', '.join(CROPS)}")
   if not (args.annotations and args.images):
     raise InputError("--benchmark needs --annotations FILE.npz and --images FOLDER: docs/real_data.md says where from")
-  if args.hypotheses or args.splits or args.best_of:
-    raise InputError("--benchmark scores the first hypothesis on a file: leave out --hypotheses, --best-of and "
-                     "--splits")
+  if args.hypotheses or args.splits:
+    raise InputError("--benchmark scores one hypothesis, or sets of --best-of: leave out --hypotheses and --splits")
+  if args.best_of and not BENCHMARKS[args.benchmark].joints:
+    raise InputError(f"--best-of goes with benchmarks of joints, which {args.benchmark} is not: leave it out")
   for flag, path in (("--out", args.out), ("--result-file", args.result_file)):
     if path and not os.path.isdir(os.path.dirname(os.path.abspath(path))):
       raise InputError(f"the folder of {flag} {path!r} does not exist: make it first")
@@ -282,7 +294,11 @@ def score(args):
   arrays = spin_files.read(args.annotations, benchmark.needs, spin_files.KEYPOINTS if args.ambiguous else ())
   if args.ambiguous:
     arrays = ambiguous_boxes(arrays, args.ambiguous, args.annotations)
+  counts = best_of.parse(args.best_of) if args.best_of else ()
   config, system, state, assets = evaluate.load_run(args.workdir, args.step, args.body)
+  assets = assets | joint_prior.given(args.prior, system)
+  if counts:
+    best_of.check(system)
   kind = inputs.kind_of(config)
   if kind != "rgb" and args.crop != CROPS[0]:
     raise InputError(f"--crop {args.crop} is of photographs, but the run sees {kind}: leave it out")
@@ -292,16 +308,17 @@ def score(args):
     report.warn(f"{total - len(rows):,} of {total:,} people are left out, their files are missing")
   assets, size = load_assets(config, assets, benchmark)
   mapper = parallel.make(args.parallel)
-  program = make_program(mapper, system, benchmark, size)
+  program = make_program(mapper, system, benchmark, size, counts)
   batch_size = -(-BATCH // mapper.num_devices) * mapper.num_devices
   keep = {"keep": counter(arrays, rows, args.images, args.masks or args.images)} if benchmark.outlines else {}
   with concurrent.futures.ThreadPoolExecutor(THREADS, thread_name_prefix="jhmr-crop") as pool:
     batches = open_batches(arrays, rows, args.images, args.batch_size or batch_size, config.image_size, args.crop,
                            mapper, pool, kind)
     values, results = gather(program, batches, mapper.replicate(state), mapper.replicate(assets), mapper, **keep)
-  names = {"run": config.system, "run mesh": f"{config.system} mesh"}
-  table = [{"method": names.get(method, method), "examples": len(rows)} | summarise(v, benchmark)
-           for method, v in values.items()]
+  names = {"mean pose": "mean pose", "run": config.system, "run mesh": f"{config.system} mesh"}
+  names |= {f"best of {n}": f"{config.system}, best of {n}" for n in counts}
+  table = [{"method": name, "examples": len(rows)} | summarise(values[method], benchmark)
+           for method, name in names.items() if method in values]
   write(args, table, benchmark, {"step": int(state.step), "left_out": total - len(rows)})
   if args.result_file:
     write_results(args.result_file, rows, results, total)

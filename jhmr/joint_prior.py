@@ -53,6 +53,19 @@ def load(workdir, step=None):
                     realnvp.RealNvp(**config.net))
 
 
+def given(workdir, system):
+  """{"joint_prior": JointPrior} of a workdir to add to the assets of a run, {} without one.
+
+  Raises:
+    InputError: when the run's system makes no sets of hypotheses that a prior could weigh.
+  """
+  if not workdir:
+    return {}
+  if system.choose is None:
+    raise InputError(f"--prior {workdir!r} weighs sets of hypotheses, of which this run has none: leave it out")
+  return {"joint_prior": load(workdir)}
+
+
 def centred(points):
   """Joints [..., 24, 3] of "gt24" with the middle of the hips at the origin."""
   return points - jnp.mean(points[..., np.array(regression.HIPS), :], -2, keepdims=True)

@@ -6,6 +6,7 @@ with those of a body of the person's gender (3DPW), or with annotated ones. Sour
 
 import os
 
+import jax
 import jax.numpy as jnp
 from jhmr import metrics
 from jhmr.body import joints, landmarks, procrustes, rotations, smpl
@@ -39,6 +40,17 @@ def errors(points, target, known):
     found |= {f"{prefix}pck_percent": 100 * metrics.pck(moved[:, _PCK], part, mask=mask),
               f"{prefix}auc_percent": 100 * metrics.auc(moved[:, _PCK], part, mask=mask)}
   return found
+
+
+def of_set(prediction, target, known, assets):
+  """`errors` of the best of S hypotheses [B, S], each score its own best one.
+
+  Source: 3D Multi-bodies (Biggs et al. 2020), section 5, MPJPE-n and RE-n.
+  """
+  body, pose = assets["neutral_joints"], jnp.concatenate([prediction.global_orient, prediction.body_pose], axis=2)
+  points = smpl.keypoints(body, smpl.forward(body, prediction.betas, pose), "h36m17")
+  each = jax.vmap(lambda points: errors(points, target, known), in_axes=1, out_axes=1)(points)
+  return {name: metrics.best_of(value, higher_is_better=name.endswith("percent")) for name, value in each.items()}
 
 
 def of_bodies(batch, assets):

@@ -33,7 +33,7 @@ import os
 import sys
 
 import cv2
-from jhmr import command, evaluate, pictures, predict_files, report, sampling
+from jhmr import command, evaluate, joint_prior, pictures, predict_files, report, sampling
 from jhmr.data import images as images_lib
 from jhmr.data import inputs
 from jhmr.data import source as source_lib
@@ -233,6 +233,7 @@ def parse(argv):
   parser.add_argument("--num-samples", type=int, metavar="N", help="N hypotheses a person, the best guess first; for "
                       "systems that have many")
   parser.add_argument("--seed", type=int, default=0, help="of the samples")
+  parser.add_argument("--prior", metavar="WORKDIR", help="of configs/joint_prior.py: weighs the hypotheses")
   parser.add_argument("--interpolate", type=int, metavar="K", help="also walk from the mode through the samples shown, "
                       "with K bodies between any two")
   parser.add_argument("--path", default="spherical", choices=sampling.PATHS, help="of that walk, between samples")
@@ -263,6 +264,7 @@ def main(argv):
                      f"{config.system!r}: train configs/prohmr.py or configs/multibodies.py")
   if args.interpolate and system.latent is None:
     raise InputError(f"--interpolate walks through a latent space, which {config.system!r} has not: leave it out")
+  assets = assets | joint_prior.given(args.prior, system)
   people = (from_files(args, config.image_size, inputs.kind_of(config)) if args.images
             else from_split(args, config, assets))
   os.makedirs(args.out, exist_ok=True)

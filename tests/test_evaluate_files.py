@@ -4,6 +4,7 @@ import json
 
 import cv2
 import jax
+import jax.numpy as jnp
 from jhmr import command, evaluate, evaluate_files, joint_scores, parallel
 from jhmr.body import camera, render, smpl
 from jhmr.data import ambiguous
@@ -105,6 +106,29 @@ def test_3dhp_scores_known_displacements(monkeypatch, bodies, photographs):
   for method in ("knowing", "knowing mesh"):
     row = human[method]
     assert row["mpjpe_mm"]["value"] == pytest.approx(2 * SHIFT_MM / 14, abs=1e-3) and "pck_percent" not in row
+
+
+def test_the_best_of_sets_of_hypotheses_counts(monkeypatch, bodies, photographs):
+  system = sets.knowing_system(POSE, SHAPE, CAMERAS)
+
+  def choose(state, batch, assets, keys, num):
+    right = system.predict(state, batch, assets)
+    assert keys.shape == right.betas.shape[:1]
+    wrong = right.replace(body_pose=jnp.swapaxes(right.body_pose, -1, -2), betas=-right.betas)
+    return jax.tree.map(lambda *x: jnp.concatenate(x, 1), *([wrong] * (num - 1) + [right if num > 1 else wrong]))
+
+  rows = score(monkeypatch, bodies, photographs, "mpi_inf_3dhp", "mpi.npz", "--best-of", "1,3",
+               system=system._replace(choose=choose))
+  assert list(rows) == ["mean pose", "knowing", "knowing, best of 1", "knowing, best of 3"]
+  one, three = rows["knowing, best of 1"], rows["knowing, best of 3"]
+  for name in ("mpjpe_mm", "pa_mpjpe_mm", "pck_percent"):
+    assert three[name]["value"] == pytest.approx(rows["knowing"][name]["value"], rel=1e-4)
+  assert one["mpjpe_mm"]["value"] > 2 * three["mpjpe_mm"]["value"]
+  assert one["pck_percent"]["value"] < three["pck_percent"]["value"]
+  with pytest.raises(InputError, match="makes sets of hypotheses"):
+    score(monkeypatch, bodies, photographs, "mpi_inf_3dhp", "mpi.npz", "--best-of", "4", system=system)
+  with pytest.raises(InputError, match="of which this run has none"):
+    score(monkeypatch, bodies, photographs, "mpi_inf_3dhp", "mpi.npz", "--prior", "x", system=system)
 
 
 def test_pck_counts_the_fourteen_joints_strictly_nearer_than_150_mm():
@@ -262,7 +286,8 @@ def test_missing_files_are_named_and_may_be_left_out(monkeypatch, bodies, tmp_pa
     (["--benchmark", "lsp"], "lack maskname, partname"),
     (["--body", "mannequin_small"], "SMPL_MALE.pkl"),
     (["--hypotheses", "4"], "leave out --hypotheses"),
-    (["--best-of", "4"], "leave out --hypotheses, --best-of"),
+    (["--best-of", "4,4"], "rising numbers"),
+    (["--best-of", "4", "--benchmark", "up_3d"], "goes with benchmarks of joints"),
     (["--ambiguous", "absent.npz"], "absent.npz"),
     (["--ambiguous", "paper"], "have no 2D keypoints (openpose, part"),
     (["--benchmark", "up_3d", "--annotations", "absent.npz"], "absent.npz"),

@@ -17,11 +17,11 @@ def of_graphs(good, rng):
   rgb, found = off(30), {}
   for run in graphcmr.STUDY.runs:
     mesh = rgb if run in graphcmr.INPUTS else base
-    body = base if run == "hmr" else mesh * (1.01 if good else 1.1)
+    body = base if run == graphcmr.HMR else mesh * (1.01 if good else 1.1)
     mean = body - sign * 30
     for split in graphcmr.SPLITS:
       found[f"{run}_{split}"] = errors("smpl", body) | errors("mean", mean) | (
-          {} if run == "hmr" else errors("mesh", mesh))
+          {} if run == graphcmr.HMR else errors("mesh", mesh))
   return found
 
 
@@ -29,10 +29,10 @@ def of_sets(good, rng):
   """The same of 3D Multi-bodies."""
   sign = -1.0 if good else 1.0
   base = rng.normal(100, 10, N)
-  order = ("mdn", "cvae", "neither", "free", "uniform", "first", "full")  # from worst to best
+  order = ("mdn", "cvae", "neither", "free", "uniform", "full")  # from worst to best
   found = {}
   for split in multibodies.SPLITS:
-    found[f"hmr_{split}"] = {m: base + sign * 50 for m in best_of.ERRORS}
+    found[f"{multibodies.HMR}_{split}"] = {m: base + sign * 50 for m in best_of.ERRORS}
     for name in multibodies.METHODS:
       value = base + sign * (80 if name == "full" else 5 * order.index(name)) + rng.normal(0, 1, N)
       rows = {f"{m}_{rule}_{n}": value for m in best_of.ERRORS for rule in best_of.RULES
