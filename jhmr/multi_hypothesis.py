@@ -10,7 +10,6 @@ from jhmr import regression
 from jhmr.body import camera as camera_lib
 from jhmr.body import joints
 from jhmr.body import people_last
-from jhmr.body import smpl
 from jhmr.errors import InputError
 from jhmr.state import Prediction
 import jax.numpy as jnp

@@ -3,7 +3,6 @@
 from typing import Any
 
 from flax import linen as nn
-import jax
 import jax.numpy as jnp
 from jhmr.nn.coupling import Linear, uniform
 from jhmr.nn.regressor import BATCH_NORM, small_xavier, torch_bias, torch_dense

@@ -4,8 +4,8 @@ A point x and a latent z are two names of one point. A coupling with the mask m 
 
     x <- m x + (1 - m) (x exp(s(m x)) + t(m x))            log|det| = sum of (1 - m) s
 
-couplings 0, 1, ... in this order; towards z, undone from the last to the first. log p(x) = log N(z; 0, 1) + log|det dz/dx|.
-The couplings have the same shapes, so that one program runs through them in a scan.
+couplings 0, 1, ... in this order; towards z, undone from the last to the first. log p(x) = log N(z; 0, 1) +
+log|det dz/dx|. The couplings have the same shapes, so that one program runs through them in a scan.
 
 Source: Dinh, Sohl-Dickstein, Bengio 2017; 3D Multi-bodies (Biggs et al. 2020), authors' `realnvp.py` for the networks.
 """

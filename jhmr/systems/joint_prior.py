@@ -4,11 +4,11 @@ Paper: Biggs, Ehrhardt, Joo, Graham, Vedaldi, Novotny, "3D Multi-bodies: Fitting
 Ambiguous Image Data", NeurIPS 2020, Eq. 4. Learns from `real_pose` and `real_betas` of a batch: the built-in pose
 sampler's bodies, or those of `config.data.mocap`; images are never looked at, and so never rendered by a training step.
 Predicts: nothing of an image; the mean pose with an example's root and betas, and the log-density of its own label.
-The sampler never repeats a body, so that `nll` of a training step is that of bodies not seen before.
+The sampler never repeats a body, so `nll` of a training step is that of bodies not seen before.
 
 Differs from the authors' code:
-  - with `config.jitter_m`, joints get noise. Joints of bodies fill less than the 72 dimensions (the face does not bend),
-    and across what is left the density would grow with every step; noise gives it a width.
+  - with `config.jitter_m`, joints get noise. Joints of bodies fill less than the 72 dimensions (the face does not
+    bend), and across what is left the density would grow with every step; noise gives it a width.
 """
 
 import jax

@@ -8,7 +8,7 @@ Predicts: the M means, first the one nearest to their mean; `choose`: random mea
 
 With `config.mixture.learn` "" all components are equally likely, of variance `config.mixture.variance` (the paper's
 best); "weights", "variances" or "weights,variances" are regressed too.
-Differs from the paper, which says no more than the above: an image without a pose label trains its first mean's 2D error.
+Differs from the paper, which says no more than the above: an image without a pose label trains its first mean.
 """
 
 import math
@@ -111,6 +111,7 @@ def build(config):
     target = rotations.matrix_to_axis_angle(batch["body_pose"]).reshape(-1, DIM)
     each = log_likelihoods(target, means, log_weights, log_variance)
     angles = jnp.where(batch["has_pose"][:, None] > 0, virtual(each, means), means[:, 0])
+    batch = regression.weighed(batch) if supervision == "spin49" else batch
     terms = regression.image_terms(matrices(root, angles), betas, cam, batch, assets, of_body, supervision, totals)
     if weights["nll"]:
       terms["nll"] = losses.masked_mean(-jax.nn.logsumexp(each, -1), label_weights(batch)["nll"], total=totals["nll"])
@@ -120,7 +121,8 @@ def build(config):
   def components(state, batch, assets):
     """(Prediction of all means, their log_weights)."""
     variables = {"params": state.params["net"], "batch_stats": state.stats["net"]}
-    root, means, log_weights, _, betas, cam = mixture(net.apply(variables, batch["image"], start(assets["mean"]), False))
+    estimates = net.apply(variables, batch["image"], start(assets["mean"]), False)
+    root, means, log_weights, _, betas, cam = mixture(estimates)
     same = lambda x: jnp.broadcast_to(x[:, None], (x.shape[0], count, *x.shape[1:]))
     return multi_hypothesis.of_estimates((matrices(same(root), means), same(betas), same(cam))), log_weights
 
