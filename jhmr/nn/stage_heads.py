@@ -35,6 +35,13 @@ class WideStage(nn.Module):
     return x.reshape(len(x), self.hypotheses, -1)
 
 
+def wide_layers(architecture):
+  """Which layers of a `WideStage` are M times as wide: (the block's name, names of its layers)."""
+  arch = resnet.ARCHITECTURES[architecture]
+  count = 3 if arch.expansion > 1 else 2
+  return f"layer{len(arch.blocks) + 1}_{arch.blocks[-1] - 1}", (f"conv{count}", f"bn{count}")
+
+
 class StageImageRegressor(nn.Module):
   """A residual backbone, M features of its wide last stage, and the iterative regressor on each of them.
 

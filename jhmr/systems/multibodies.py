@@ -16,6 +16,10 @@ Variants of the authors' code:
     features go through one regressor; with net.activation = "none". Released weights want it.
   - config.supervise_first: hypothesis 0 always learns too, its losses added, so that it is a single prediction (n = 1).
   - config.quantise = "code": hypothesis 0 is one of the n, n - 1 clusters are of the others.
+  - config.infer_joints = False: where no 3D joints were measured, those of the label's body choose the best hypothesis,
+    as always, but are not what it learns.
+  - config.freeze: nothing but what is M times as large learns; the rest is what config.warm_start made it. Batch norm
+    goes on moving its averages.
 Differs from both:
   - M estimates start apart (`net.spread`), not all from one network that was trained before; with config.warm_start
     they do start from one, `heads` alone being new.
@@ -53,9 +57,9 @@ def check(config):
     raise InputError(f"config.net.hypotheses is {config.net.hypotheses}: give 1 or more")
 
 
-def label_weights(batch, weights, supervision):
-  """As `regression.label_weights`, with the losses of all hypotheses; every example may have 3D joints by now."""
-  known = jnp.maximum(batch["has_keypoints3d"], batch["has_pose"] * batch["has_betas"])
+def label_weights(batch, weights, supervision, infer_joints=True):
+  """As `regression.label_weights`, with the losses of all hypotheses; with infer_joints, bodies have 3D joints too."""
+  known = jnp.maximum(batch["has_keypoints3d"], infer_joints * batch["has_pose"] * batch["has_betas"])
   counted = regression.label_weights(batch | {"has_keypoints3d": known}, weights, supervision)
   of_all = {"keypoints2d_all": "keypoints2d", "camera": "camera"}
   for name, like in of_all.items():
@@ -96,12 +100,24 @@ def together(parts):
   return {**parts["net"], **parts.get("heads", {})}
 
 
+def learning(fields):
+  """Which parameters learn with config.freeze: names of a leaf's place in the state -> bool.
+
+  Source: 3D Multi-bodies, authors' `hmr_condspin.py`, freeze_weights.
+  """
+  if fields.get("heads", "output") == "output":
+    return lambda names: names[0] == "heads"
+  block, layers = stage_heads.wide_layers(fields["backbone"])
+  return lambda names: names[0] == "heads" and names[-3] == block and names[-2] in layers
+
+
 def build(config):
   """The System of a config; see the top of this file. Raises InputError for values that do not exist."""
   check(config)
   net, weights = network(config.net), dict(config.weights)
   of_one = {name: w for name, w in weights.items() if name != "keypoints2d_all"} | {"camera": 0.0}
   convention, supervision = config.camera_convention, config.supervision
+  infer_joints, frozen = config.get("infer_joints", True), config.get("freeze", False)  # older runs do not say it
 
   def init(rng, batch, assets):
     @jax.jit
@@ -116,10 +132,12 @@ def build(config):
                                regression.start_values(assets["mean"]), True, rngs={"dropout": key},
                                mutable=["batch_stats"])
     bodies = regression.decode(estimates, convention)
-    batch = multi_hypothesis.with_joints(batch, assets)
+    batch = regression.weighed(batch) if supervision == "spin49" else batch
+    measured, batch = batch["has_keypoints3d"], multi_hypothesis.with_joints(batch, assets)
     points = multi_hypothesis.joints_of(assets["keypoint_body"], *bodies[:2])
     projected = multi_hypothesis.projected_of(points, bodies[2])
     best = multi_hypothesis.selected(points, projected, batch, supervision)
+    batch |= {} if infer_joints else {"has_keypoints3d": measured}
     learns = lambda index: regression.image_terms(*multi_hypothesis.rows(bodies, index), batch, assets, of_one,
                                                   supervision, totals)
     terms = learns(best)
@@ -141,5 +159,6 @@ def build(config):
   def choose(state, batch, assets, keys, num):
     return multi_hypothesis.quantised(*all_of(state, batch, assets), keys, num, config.quantise == "code")
 
-  step = one_loss.make_step(config, loss, lambda batch: label_weights(batch, weights, supervision))
+  step = one_loss.make_step(config, loss, lambda batch: label_weights(batch, weights, supervision, infer_joints),
+                            learning(config.net) if frozen else None)
   return System(init, step, lambda *given: all_of(*given)[0], choose=choose)

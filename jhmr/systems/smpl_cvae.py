@@ -68,6 +68,7 @@ def build(config):
         {"params": params["net"], "batch_stats": stats["net"]}, batch["image"], encoded(batch, assets), noise, seen,
         regression.start_values(assets["mean"]), True, rngs={"dropout": keys[1]}, mutable=["batch_stats"])
     last = (x[:, -1] for x in regression.decode(estimates, convention))
+    batch = regression.weighed(batch) if supervision == "spin49" else batch
     terms = regression.image_terms(*last, batch, assets, of_body, supervision, totals)
     if weights["kl"]:
       terms["kl"] = losses.masked_mean(losses.kl_divergence(mean, std), label_weights(batch)["kl"], total=totals["kl"])

@@ -111,6 +111,7 @@ def build(config):
     target = rotations.matrix_to_axis_angle(batch["body_pose"]).reshape(-1, DIM)
     each = log_likelihoods(target, means, log_weights, log_variance)
     angles = jnp.where(batch["has_pose"][:, None] > 0, virtual(each, means), means[:, 0])
+    batch = regression.weighed(batch) if supervision == "spin49" else batch
     terms = regression.image_terms(matrices(root, angles), betas, cam, batch, assets, of_body, supervision, totals)
     if weights["nll"]:
       terms["nll"] = losses.masked_mean(-jax.nn.logsumexp(each, -1), label_weights(batch)["nll"], total=totals["nll"])
