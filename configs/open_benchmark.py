@@ -8,7 +8,8 @@ Runs: hmr, prohmr, prohmr_without_mode; pose_vae; without any 3D label hmr_unpai
 spin_static_smplify, spin, spin_25. All that fit begin with static fits, as in the paper, which the study makes.
 Half as long, meshes: hmr_half; graphcmr; graphcmr_fc, without a graph; graphcmr_parts, graphcmr_iuv, of label images.
 Half as long, but from the trained hmr (--config.warm_start=runs/open_benchmark/hmr): hmr_on; multibodies,
-multibodies_no_reprojection, smpl_mdn, smpl_cvae; and joint_prior, without images, the prior of the first two.
+multibodies_no_reprojection; from its backbone (.../hmr:backbone), since their heads are others, and in full length:
+smpl_mdn, smpl_cvae. Without images: joint_prior, for multibodies.
 """
 
 from ml_collections import ConfigDict
@@ -132,7 +133,7 @@ SMPL_CVAE = dict(
     weights=_OF_BODY | dict(kl=0.05))
 
 HALF = dict(duration="3000 steps")
-# Source: 3D Multi-bodies, supplement, D: a trained HMR first, whose trunk all methods go on with.
+# Source: 3D Multi-bodies, supplement, D: a trained HMR first, which goes on with M heads.
 ON = HALF | {"optim": SHARED["optim"] | dict(learning_rate=3e-4)}
 
 # Source: ProHMR, table 5: the regression losses on the mode are left out, those on samples stay.
@@ -145,7 +146,7 @@ RUNS = {"hmr": HMR, "prohmr": PROHMR,
         "joint_prior": JOINT_PRIOR, "hmr_on": HMR | ON, "multibodies": MULTIBODIES | ON,
         "multibodies_no_reprojection": MULTIBODIES | ON | {"weights": MULTIBODIES["weights"] | dict(
             keypoints2d_all=0.0)},
-        "smpl_mdn": SMPL_MDN | ON, "smpl_cvae": SMPL_CVAE | ON,
+        "smpl_mdn": SMPL_MDN, "smpl_cvae": SMPL_CVAE,
         "hmr_half": HMR | HALF, "graphcmr": GRAPHCMR | HALF,
         "graphcmr_fc": GRAPHCMR | HALF | {"net": GRAPHCMR["net"] | {"mesh": "fc"}},
         "graphcmr_parts": GRAPHCMR | HALF | {"data": SHARED["data"] | {"input": "parts"}},

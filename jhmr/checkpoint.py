@@ -31,6 +31,7 @@ logging.getLogger("asyncio").setLevel(logging.CRITICAL)
 
 NOT_SCORED = 1e9  # score of a checkpoint on whose step no evaluation fell: never the best one
 BACKBONE = "backbone"  # the part of a network that can be started alone
+ONLY_BACKBONE = ":backbone"  # behind the path of a run, of which nothing else is wanted
 _LISTING = "files.json"
 _LATE = {"_CHECKPOINT_METADATA": lambda text, step: json.loads(text)["commit_timestamp_nsecs"] is not None,
          "commit_success.txt": lambda text, step: text.endswith(f"/{step}")}
@@ -269,13 +270,15 @@ def warm_start(state, workdir, step=None):
   Args:
     state: fresh. Networks that the other run does not have stay as they are.
     workdir: of the other run; step: None is its best checkpoint. One that holds nothing but a BACKBONE (see
-      `convert`) goes into every network that has one.
+      `convert`) goes into every network that has one; with ONLY_BACKBONE behind it, so does that of any run.
   Returns:
     (state, one line that says what was taken).
   Raises:
     InputError: when no network is shared, or one's parameters differ, naming the odd ones.
   """
-  loaded, step = load_for_inference(workdir, step)
+  loaded, step = load_for_inference(workdir.removesuffix(ONLY_BACKBONE), step)
+  if workdir.endswith(ONLY_BACKBONE):
+    loaded = _backbone_of(loaded, workdir)
   if set(loaded["params"]) == {BACKBONE}:
     shared = _backbones(state.params, workdir)
   else:
@@ -294,6 +297,15 @@ def warm_start(state, workdir, step=None):
       moments = fitted(_at(state.stats, place), loaded["stats"][place[-1]], workdir, name)
       new["stats"] = _put(new["stats"], place, moments)
   return state.replace(**new), f"started from step {step} of {workdir}: {', '.join(map('/'.join, shared))}"
+
+
+def _backbone_of(loaded, workdir):
+  """The params and stats of nothing but a run's backbone; InputError when it has none, or several."""
+  places = _backbones(loaded["params"], workdir)
+  if len(places) != 1:
+    raise InputError(f"{workdir!r} asks for the backbone of a run that has {len(places)}: leave out "
+                     f"{ONLY_BACKBONE!r}, or name a run with one")
+  return {kind: {BACKBONE: part} for kind, tree in loaded.items() if (part := _at(tree, places[0])) is not None}
 
 
 def _backbones(params, workdir):

@@ -119,7 +119,8 @@ def _check_warm_start(config, mean):
   Args:
     mean: the mean parameters of config.
   """
-  if not os.path.isfile(os.path.join(config.warm_start, "config.json")):
+  if (config.warm_start.endswith(checkpoint.ONLY_BACKBONE) or
+      not os.path.isfile(os.path.join(config.warm_start, "config.json"))):
     return  # a part of a network
   there, here = command.flatten(command.read_config(config.warm_start)), command.flatten(config)
   if not all("net.iterations" in c for c in (there, here)):
