@@ -212,6 +212,21 @@ def test_a_backbone_alone_goes_into_every_network_that_has_one(tmp_path):
   assert float(fresh.params["net"]["backbone"]["conv1"]["kernel"][0, 0]) == 0
 
 
+def test_the_backbone_of_a_run_is_taken_alone_when_asked_for(tmp_path):
+  leaf = lambda x: {"conv1": {"kernel": jnp.full((2, 3), x)}}
+  run = lambda x, head: TrainState(step=jnp.asarray(7, jnp.int32), params={"net": {"backbone": leaf(x), **head}},
+                                   opt_state={}, memory={}, stats={"net": {"backbone": {"bn1": jnp.full(3, x)}}})
+  other_run(tmp_path / "one", run(5.0, {"head": leaf(1.0)}))
+  fresh = run(0.0, {"decoder": leaf(2.0)})
+  state, said = checkpoint.warm_start(fresh, f"{tmp_path / 'one'}:backbone")
+  assert said.endswith(": net/backbone")
+  assert_same(jax.tree.map(jnp.asarray, state.params), {"net": {"backbone": leaf(5.0), "decoder": leaf(2.0)}})
+  assert_same(jax.tree.map(jnp.asarray, state.stats), {"net": {"backbone": {"bn1": jnp.full(3, 5.0)}}})
+  other_run(tmp_path / "none", run(0.0, {}).replace(params={"net": {"head": leaf(1.0)}}))
+  with pytest.raises(InputError, match="of a run that has 0"):
+    checkpoint.warm_start(fresh, f"{tmp_path / 'none'}:backbone")
+
+
 def test_a_backbone_that_fits_nowhere_twice_or_not_is_an_error(tmp_path):
   leaf = lambda *shape: {"kernel": jnp.zeros(shape)}
   state = lambda params: TrainState(step=jnp.asarray(0, jnp.int32), params=params, opt_state={}, memory={}, stats={})
