@@ -17,7 +17,6 @@ import argparse
 import os
 import re
 
-import cv2
 import numpy as np
 
 from jhmr import command

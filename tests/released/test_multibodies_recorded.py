@@ -6,7 +6,7 @@ import pathlib
 import jax
 import jax.numpy as jnp
 from jhmr import joint_prior, losses, multi_hypothesis, quantise, regression
-from jhmr.body import joints, landmarks, rotations, smpl
+from jhmr.body import landmarks, rotations, smpl
 from jhmr.nn import realnvp
 from jhmr.released import multibodies_prior
 from jhmr.systems import multibodies

@@ -17,7 +17,7 @@ import types
 import warnings
 from unittest import mock
 
-from jhmr.body import body_file, joints
+from jhmr.body import body_file
 import numpy as np
 from released import multibodies_inputs as inputs
 from systems import prohmr_inputs
