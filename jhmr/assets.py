@@ -22,7 +22,8 @@ def load(config, training=True, fits=True):
       `data.mocap` is "" for the pose sampler, or the path of a mocap file that takes its place; its `model_joints`,
       where there is one, is the joint set a system compares with the labels; its `fits`, where there are any, are
       files of initial fits of the training examples, see `fits_memory.read`; its `pose_prior` the file of a
-      `priors.Gmm`, "" for that of the pose sampler; its `prior`, where there is one, the workdir of a joint_prior.
+      `priors.Gmm`, "" for that of the pose sampler; its `prior`, where there is one, the workdir of a joint_prior;
+      its `pyramid`, where there is one, what `pyramid.load` is given.
     training: also what only training needs.  fits: among it config.fits, which only a run's first step needs.
   Returns:
     {"body": Smpl, "keypoint_body": Smpl of a few dozen points, "surface": Surface,

@@ -13,8 +13,9 @@ import cv2
 import jax
 import jax.numpy as jnp
 from jhmr import command, report
-from jhmr.benchmarks import body, data, eft, fitting, flow, graphcmr, growth, hypotheses, input as input_row
-from jhmr.benchmarks import multibodies, precision, quantise, render, smplify, timing, train, train_prohmr, train_spin
+from jhmr.benchmarks import body, data, eft, fitting, flow, graph_conv, graphcmr, growth, hypotheses
+from jhmr.benchmarks import input as input_row, multibodies, precision, quantise, render, smplify, timing, train
+from jhmr.benchmarks import train_prohmr, train_spin
 from jhmr.errors import InputError
 
 ROWS = {
@@ -25,6 +26,7 @@ ROWS = {
     "train": train.hmr_step,            # one HMR update
     "prohmr": train_prohmr.update,      # one ProHMR update
     "graphcmr": graphcmr.update,        # one GraphCMR update, both networks
+    "graph_conv": graph_conv.layer,     # one graph convolution, value and gradient, in every form of its matrix
     "multibodies": multibodies.update,  # one 3D Multi-bodies update, 100 hypotheses of each image
     "spin": train_spin.update,          # one SPIN update, 20 + 20 steps of SMPLify in it
     "flow": flow.samples,               # samples of one image, with log-probabilities

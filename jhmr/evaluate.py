@@ -86,6 +86,11 @@ def make_scorer(config, mapper, system):
   return score
 
 
+def judged(config):
+  """The method of `make_scorer` whose scores tell how far a run is: its mesh where that alone learns, else its body."""
+  return f"{config.system} mesh" if config.get("train", "") == "graph" else config.system
+
+
 def score_splits(score, state, splits, assets):
   """The rows of every split, labelled with its name: what `report.table` prints under COLUMNS."""
   return [{"split": name} | row for name, split in splits.items()

@@ -139,7 +139,7 @@ def _tell(run, step, rows):
   """Reports the scores of one evaluation; returns the one that decides which checkpoint is best."""
   score = checkpoint.NOT_SCORED
   for row in rows:
-    if row["method"] == run.config.system:
+    if row["method"] == evaluate.judged(run.config):
       report.say(f"step {step}/{run.config.num_steps}  {row['split']}: {evaluate.summary(row)}")
       report.scalars(run.log, step, row["split"], {k: v for k, v in row.items() if k not in ("split", "method")})
       score = row["pa_mpjpe_mm"] if row["split"] == run.config.splits[0] else score

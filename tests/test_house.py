@@ -19,6 +19,7 @@ ROOMS = {
     "jhmr.files": ("jhmr.errors",),
     "jhmr.state": (),
     "jhmr.sparse": (),
+    "jhmr.once": (),
     "jhmr.body": ("jhmr.errors", "jhmr.files", "jhmr.sparse", "jhmr.body"),
     "jhmr.nn": ("jhmr.nn", "jhmr.sparse"),
     "jhmr.released": ("jhmr.errors", "jhmr.nn", "jhmr.body.pickles", "jhmr.released"),
@@ -47,7 +48,7 @@ ROOMS = {
     "jhmr.checkpoint": ("jhmr.errors", "jhmr.files", "jhmr.state"),
     "jhmr.systems": ("jhmr.errors", "jhmr.state", "jhmr.losses", "jhmr.metrics", "jhmr.optim", "jhmr.nn", "jhmr.body",
                      "jhmr.regression", "jhmr.fits_memory", "jhmr.fitting", "jhmr.pose_prior", "jhmr.joint_prior",
-                     "jhmr.multi_hypothesis", "jhmr.one_loss", "jhmr.sparse"),
+                     "jhmr.multi_hypothesis", "jhmr.once", "jhmr.one_loss", "jhmr.sparse"),
 }
 # Peers are imported inside the functions that run them, builders' TFDS inside theirs.
 NEVER = {"tensorflow", "torch", "smplx", "torchvision"}

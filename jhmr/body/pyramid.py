@@ -174,8 +174,8 @@ def main():
     pyramid_file.write(args.out, made)
   levels = _levels(made)
   error = errors_mm(levels, arrays)
-  print(f"{len(arrays['v_template'])} -> {len(levels.down_ids)} vertices; down and up again moves those of posed people "
-        f"by {error.mean():.2f} mm on average, 95 % by less than {np.percentile(error, 95):.2f} mm, none by more than "
+  print(f"{len(levels.up_ids)} -> {len(levels.down_ids)} vertices; down and up again moves those of posed people by "
+        f"{error.mean():.2f} mm on average, 95 % by less than {np.percentile(error, 95):.2f} mm, none by more than "
         f"{error.max():.1f} mm")
   if args.picture:
     write_picture(args.picture, levels, remesh.edge_faces(made["down_faces"])[0], arrays)

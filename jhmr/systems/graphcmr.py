@@ -24,6 +24,7 @@ Differs:
 import jax
 import jax.numpy as jnp
 from jhmr import losses
+from jhmr import once
 from jhmr import optim
 from jhmr import regression
 from jhmr import sparse
@@ -151,7 +152,7 @@ def build(config):
     return (coarse, cam, rotations.project(matrices, config.net.determinant), betas), new
 
   def init(rng, batch, assets):
-    @jax.jit
+    @once.jit
     def fresh(rng, image, assets):
       keys, template = jax.random.split(rng), assets["graph"].template
       variables = {"net": nets["net"].init(keys[0], image, template, assets["adjacency"], False),
