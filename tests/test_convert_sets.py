@@ -14,7 +14,6 @@ from released import authors, graphcmr_inputs, multibodies_inputs
 pytestmark = pytest.mark.slow
 ROOT = pathlib.Path(__file__).parent.parent
 TINY = resnet.Architecture(stem=7, pool=True, blocks=(1, 1, 1, 2), width=4, expansion=4)
-SMALL = ("--config.body=mannequin_small", "--config.image_size=64")
 
 
 @pytest.fixture(scope="module", autouse=True)
@@ -38,7 +37,7 @@ def converted(folder, kind, arrays, *flags):
 def test_graphcmr_predicts_a_mesh_and_a_body_with_one_camera(tmp_path, capsys):
   shapes = graphcmr_inputs.file_shapes(num=431, channels=16, layers=2, backbone=backbone(), context=TINY.features,
                                        hidden=24)
-  config, system, state, assets = converted(tmp_path, "graphcmr", authors.numbers(shapes), *SMALL,
+  config, system, state, assets = converted(tmp_path, "graphcmr", authors.numbers(shapes),
                                             f"--config={ROOT}/configs/graphcmr.py:smoke",
                                             "--config.net.backbone=resnet_test")
   assert (config.net.channels, config.net.layers, config.net.hidden) == (16, 2, 24)
@@ -55,8 +54,8 @@ def test_multibodies_predicts_m_hypotheses_and_its_prior_weighs_them(tmp_path):
   rng, prior = np.random.default_rng(0), multibodies_inputs.prior_shapes(2, 5)
   flow = {k: (rng.uniform(-0.2, 0.2, s) if "mask" not in k else rng.integers(0, 2, s)).astype(np.float32)
           for k, s in prior.items()}
-  rows = f"--config={ROOT}/configs/open_benchmark.py:{{}}"
-  config, *_ = converted(tmp_path, "multibodies_prior", flow, rows.format("joint_prior"))
+  smoke = f"--config={ROOT}/configs/{{}}.py:smoke"
+  config, *_ = converted(tmp_path, "multibodies_prior", flow, smoke.format("joint_prior"))
   assert (config.net.couplings, config.net.hidden) == (2, 5)
   density = joint_prior.load(str(tmp_path / "multibodies_prior"))
   assert np.isfinite(joint_prior.log_prob(density, jnp.zeros((24, 3))))
@@ -64,7 +63,7 @@ def test_multibodies_predicts_m_hypotheses_and_its_prior_weighs_them(tmp_path):
                             if ".fc3." not in k})
   arrays |= {f"module.model.model.{k}": v for k, v in authors.spin_start().items()}
   config, system, state, assets = converted(
-      tmp_path, "multibodies", arrays, *SMALL, rows.format("multibodies"), "--config.net.backbone=resnet_test",
+      tmp_path, "multibodies", arrays, smoke.format("multibodies"), "--config.net.backbone=resnet_test",
       "--config.net.hidden=8", f"--config.prior={tmp_path / 'multibodies_prior'}")
   assert (config.net.heads, config.net.hypotheses, config.quantise) == ("stage4", 6, "code")
   batch = spec.fake_batch(64, 2)

@@ -6,6 +6,7 @@ recorded bytes, dtype and shape. So neither chumpy nor scipy is needed, no modul
 can at worst be rejected.
 """
 
+import contextlib
 import pickle
 import re
 
@@ -22,6 +23,7 @@ _ALLOWED = {
     ("copy_reg", "_reconstructor"), ("copyreg", "_reconstructor"), ("_codecs", "encode"),
     ("collections", "OrderedDict"), ("collections", "defaultdict")}
 _DTYPE = re.compile(r"[fiu][1248]|b1|\?|bool")
+_LAYOUTS = ("csc_", "csr_", "coo_")
 _MAX_DENSE = 1e7  # entries of a sparse matrix; a joint regressor has 24 x 6,890
 _MAX_DEPTH = 16   # of objects inside objects; real files need three
 
@@ -126,20 +128,61 @@ def array(value, depth=0):
     raise BadPickle(f"a {type(value).__name__} where an array should be")
   kind = _kind(value)
   short = kind.rsplit(".", 1)[-1]
-  try:
+  with _blaming(kind):
     if short == "_frombuffer":
       return _from_buffer(*value.args)
-    if short == "_reconstruct" or kind in ("numpy.ndarray", "numpy.matrix"):
+    if _is_plain(kind):
       return _from_state(value.state)
-    if short.startswith(("csc_", "csr_", "coo_")):
+    if short.startswith(_LAYOUTS):
       return _from_sparse(short[:3], value.state, depth)
     if kind.startswith("chumpy"):
       return _from_chumpy(kind, value.state, depth)
+  raise BadPickle(f"{kind} where an array should be")
+
+
+def items(value):
+  """What a value of `read` lists: an array of objects as a list of values to pass on to `array` or `entries`.
+
+  Raises:
+    BadPickle: when it is no such array, of one axis.
+  """
+  kind = _kind(value) if isinstance(value, _Stub) else type(value).__name__
+  with _blaming(kind):
+    if _is_plain(kind) and isinstance(value.state[-1], list) and tuple(value.state[-4]) == (len(value.state[-1]),):
+      return value.state[-1]
+  raise BadPickle(f"{kind} where an array of objects should be")
+
+
+def entries(value):
+  """A sparse matrix of `read` without its zeros; entries at the same place are to be added.
+
+  Returns:
+    (shape (m, n), rows [e] int64, columns [e] int64, values [e]).
+  Raises:
+    BadPickle: when it is none, or its entries do not fit its shape.
+  """
+  kind = _kind(value) if isinstance(value, _Stub) else type(value).__name__
+  short = kind.rsplit(".", 1)[-1]
+  with _blaming(kind):
+    if short.startswith(_LAYOUTS):
+      shape = _shape_of(value.state)
+      return shape, *_entries(short[:3], value.state, shape, 0)
+  raise BadPickle(f"{kind} where a sparse matrix should be")
+
+
+@contextlib.contextmanager
+def _blaming(kind):
+  """Whatever a hostile state makes NumPy say becomes a BadPickle that names the kind of object."""
+  try:
+    yield
   except BadPickle:
     raise
-  except Exception as error:  # whatever a hostile state makes NumPy say
+  except Exception as error:
     raise BadPickle(f"{kind} has a damaged state ({type(error).__name__}: {error})") from error
-  raise BadPickle(f"{kind} where an array should be")
+
+
+def _is_plain(kind):
+  return kind.rsplit(".", 1)[-1] == "_reconstruct" or kind in ("numpy.ndarray", "numpy.matrix")
 
 
 def _kind(stub):
@@ -182,9 +225,24 @@ def _bytes(value):
 
 def _from_sparse(layout, state, depth):
   """Dense float64 array from the attributes of a scipy matrix; duplicate entries add up."""
-  shape = tuple(int(n) for n in state.get("_shape", state.get("shape")))
-  if len(shape) != 2 or min(shape) < 0 or np.prod(shape, dtype=float) > _MAX_DENSE:
+  shape = _shape_of(state)
+  if np.prod(shape, dtype=float) > _MAX_DENSE:
     raise BadPickle(f"a sparse matrix of shape {shape}")
+  rows, cols, data = _entries(layout, state, shape, depth)
+  dense = np.zeros(shape)
+  np.add.at(dense, (rows, cols), data)
+  return dense
+
+
+def _shape_of(state):
+  shape = tuple(int(n) for n in state.get("_shape", state.get("shape")))
+  if len(shape) != 2 or min(shape) < 0:
+    raise BadPickle(f"a sparse matrix of shape {shape}")
+  return shape
+
+
+def _entries(layout, state, shape, depth):
+  """Rows, columns and values from the attributes of a scipy matrix."""
   part = lambda name: array(state[name], depth + 1)
   data = part("data")
   if layout == "coo":
@@ -198,11 +256,11 @@ def _from_sparse(layout, state, depth):
     # scipy keeps spare room at the end of indices and data
     minor, data = minor[:starts[-1]], data[:starts[-1]]
     rows, cols = (minor, major) if layout == "csc" else (major, minor)
+  if not rows.shape == cols.shape == data.shape or data.ndim != 1:
+    raise BadPickle(f"a sparse matrix of {data.shape} values at {rows.shape} rows and {cols.shape} columns")
   if data.size and (min(rows.min(), cols.min()) < 0 or rows.max() >= shape[0] or cols.max() >= shape[1]):
     raise BadPickle(f"a sparse matrix of shape {shape} with entries outside it")
-  dense = np.zeros(shape)
-  np.add.at(dense, (rows, cols), data)
-  return dense
+  return rows, cols, data
 
 
 def _from_chumpy(kind, state, depth):

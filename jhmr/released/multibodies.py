@@ -16,11 +16,12 @@ import numpy as np
 INSIDE = spin.INSIDE
 CONFIG = "configs/multibodies.py"
 SYSTEMS = ("multibodies",)
-# Their network, numbers format, losses (weights as in their code) and sets of hypotheses.
+# Their network, numbers format, sets of hypotheses, and for those who train on, losses as the released run's name has
+# them and what learns.
 SETTINGS = ("net.heads=stage4", "net.activation=none", "net.iterations=3", "net.dtype=float32",
             "camera_convention=spin", "supervision=spin49", "supervise_first=True", "quantise=code",
-            "weights.keypoints3d=25.0", "weights.pose=1.0", "weights.betas=0.001", "weights.keypoints2d=1.0",
-            "weights.vertices=0.0", "weights.keypoints2d_all=0.1", "weights.camera=1.0")
+            "infer_joints=False", "freeze=True", "weights.keypoints3d=25.0", "weights.pose=1.0", "weights.betas=0.001",
+            "weights.keypoints2d=1.0", "weights.vertices=1.0", "weights.keypoints2d_all=1.0", "weights.camera=1.0")
 FILES = {"prior": "the run that --kind multibodies_prior makes of the authors' flow"}
 HEADS, STAGE = "heads", "stage"  # beside spin.NET in the TrainState
 PREFIX = "model.model."
