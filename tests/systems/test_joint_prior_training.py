@@ -56,6 +56,15 @@ def test_it_learns_a_batch_without_images_and_finds_it_likely(batch, assets):
     system.predict(state, {"image": batch["image"]}, assets)
 
 
+def test_one_and_eight_devices_agree_and_padding_counts_for_nothing(batch, assets):
+  system = system_lib.build(get_config(jitter_m=0.0))  # noise differs between devices
+  state = system.init(jax.random.key(0), batch, assets)
+  seen = {name: batch[name] for name in SEEN} | {"mask": np.float32(np.arange(16) < 11)}
+  junk = seen | {"real_betas": np.where(seen["mask"][:, None] > 0, seen["real_betas"], np.float32(3))}
+  ends = [multi_config.on_devices(system.step, n)(state, b, assets) for n, b in ((1, seen), (8, junk))]
+  jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-4, atol=2e-5), *(m for _, m in ends))
+
+
 @pytest.mark.parametrize("change, said", [
     ({"net.dim": 69}, "config.net.dim is 69: the prior is over 72 numbers"),
     ({"net.couplings": 0}, "config.net.couplings is 0: give 1 or more"),

@@ -100,6 +100,7 @@ def test_gradients_stay_finite_where_every_mean_is_far():
   assert np.isfinite(grad).all() and np.any(grad != 0)
 
 
+@pytest.mark.slow
 def test_the_mixture_learns_a_batch_and_its_labels_may_be_missing(mdn, batch, assets):
   _, state, step = mdn
   hidden = multi_config.hide_labels(batch)

@@ -18,7 +18,14 @@ def test_every_mode_is_of_its_system_and_every_field_is_known(mode):
   for size in ("", ",smoke"):
     config = runs.config_of(config=f"{CONFIG}:{mode}{size}")
     assert config.system == SYSTEM[mode]
-    system = systems.load(optim.resolve(config, config.data.examples))
+    systems.load(optim.resolve(config, config.data.examples))
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("mode", SYSTEM)
+def test_every_mode_predicts_its_hypotheses(mode):
+  config = runs.config_of(config=f"{CONFIG}:{mode},smoke")
+  system = systems.load(optim.resolve(config, config.data.examples))
   assets, batch = multi_config.get_assets(), spec.fake_batch(64, 2)
   state = jax.eval_shape(lambda b, a: system.init(jax.random.key(0), b, a), batch, assets)
   found = jax.eval_shape(system.predict, state, batch, assets)
