@@ -42,6 +42,25 @@ def test_lloyd_equals_a_loop_from_the_same_start(log_weights):
   assert len(set(expected_labels)) == N
 
 
+@pytest.mark.parametrize("keep_first", [False, True])
+def test_an_even_start_forgets_the_weights_which_clusters_obey(keep_first):
+  """Weights of a density over many joints: by them, the start would be the likeliest ones."""
+  log_weights = (40 * WEIGHTS).astype(np.float32)
+  log_weights[3] = -np.inf
+  even = jax.jit(functools.partial(quantise.quantise, num=N, keep_first=keep_first, even_start=True))
+  medoids, centroids = even(POINTS, POINTS, key=KEY, log_weights=log_weights)
+  weights = log_weights.copy()
+  weights[0] = -np.inf if keep_first else weights[0]
+  first = quantise.start(POINTS, N - keep_first, KEY, np.where(weights > -np.inf, 0, -np.inf).astype(np.float32))
+  assert not np.array_equal(first, quantise.start(POINTS, N - keep_first, KEY, weights))
+  centres, labels = brute_force(POINTS, POINTS[first], weights, quantise.STEPS)
+  np.testing.assert_allclose(centroids[int(keep_first):], centres, atol=1e-4)
+  for k, medoid in enumerate(medoids[int(keep_first):]):
+    members = np.flatnonzero((labels == k) & (weights > -np.inf))
+    square = ((POINTS[members] - centres[k]) ** 2).sum(-1)
+    assert medoid in members and square[list(members).index(medoid)] <= square.min() * (1 + 1e-3) + 1e-6
+
+
 def test_medoids_are_the_members_with_the_least_squared_distance_to_all_others():
   first = POINTS[quantise.start(POINTS, N, KEY, EQUAL)]
   centres, labels = quantise.lloyd(POINTS, first, EQUAL)
