@@ -79,7 +79,8 @@ def get_config(mode="full"):
       accumulate=1,
       ema=0.0,
       skip_bad_steps=0,
-      warm_start="",             # a run of configs/spin.py; or one of `python -m jhmr.convert --kind spin`
+      warm_start="",             # a run of configs/spin.py, or of `python -m jhmr.convert --kind spin`; its baselines
+                                 # have other heads: RUN:backbone
       stuck_after_s=0,
       # Rendered people come again every `examples`; 0: they never end.
       data=dict(source="stream", examples=0, share_2d_only=0.3, mocap="", input="rgb", num_workers=0, num_threads=8,
