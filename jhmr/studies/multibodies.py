@@ -2,8 +2,8 @@
 
 Paper: Biggs, Ehrhardt, Joo, Graham, Vedaldi, Novotny, "3D Multi-bodies: Fitting Sets of Plausible 3D Human Models to
 Ambiguous Image Data", NeurIPS 2020, tables 1 and 2. As in its supplement, D, it begins with a trained HMR, which goes
-on alone with the same images in the same order too. The baselines begin with the backbone of that HMR, since their heads
-are others, and train twice as long from there.
+on alone with the same images in the same order too. The baselines begin with the backbone of that HMR, since their
+heads are others, and train twice as long from there.
 """
 
 import functools
