@@ -8,6 +8,7 @@ adjacency multiplies one matrix of all images: what a network in that layout wou
 """
 
 import os
+import warnings
 from typing import Any, Callable, NamedTuple
 
 import jax
@@ -136,8 +137,10 @@ def peers(table, kernel, bias, x, gradient):
   kernel, bias = torch.tensor(kernel), torch.tensor(bias)
   x, gradient = (torch.tensor(np.ascontiguousarray(a.swapaxes(0, 1))) for a in (x, gradient))
   dense = torch.tensor(sparse.dense(table))
-  pairs = {"torch dense": (dense, dense.T.contiguous()),
-           "torch sparse": (dense.to_sparse_csr(), dense.T.contiguous().to_sparse_csr())}
+  both = dense, dense.T.contiguous()
+  with warnings.catch_warnings():
+    warnings.simplefilter("ignore")  # that sparse rows are in beta state
+    pairs = {"torch dense": both, "torch sparse": tuple(matrix.to_sparse_csr() for matrix in both)}
 
   @torch.no_grad()
   def run(matrix, transposed):
