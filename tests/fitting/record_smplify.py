@@ -19,6 +19,8 @@ from jhmr.fitting import gmm_fit, priors
 import numpy as np
 import torch
 
+from fitting import body_sum
+
 PEOPLE, STEPS = 6, 100
 BODY = "mannequin"
 
@@ -141,7 +143,7 @@ def main(spin_folder, x_folder, path):
     os.chdir(folder)
     found = spin(given) | smplify_x(given, x_folder)
   recorded = given | {k: np.asarray(v.detach(), np.float32) for k, v in found.items()}
-  recorded["sum_body"] = np.float64(sum(np.abs(v).sum() for v in smpl.load_arrays(BODY).values()))
+  recorded["sum_body"] = body_sum.total(smpl.load_arrays(BODY))
   np.savez_compressed(path, **recorded)
 
 

@@ -193,7 +193,7 @@ def signalled(numbers, env):
   for number in numbers:
     process.send_signal(number)
     time.sleep(0.5)
-  return process.wait(timeout=20), out + process.stdout.read()
+  return process.wait(timeout=60), out + process.stdout.read()
 
 
 # --- clusters, by stand-ins for their commands
@@ -242,7 +242,7 @@ def test_a_slurm_task_outlives_the_notice_to_write_its_code(tmp_path):
                              env=os.environ | {"SLURM_PROCID": "5"})
   assert process.stdout.readline() == "ready\n"
   os.killpg(process.pid, signal.SIGTERM)  # as slurmstepd does
-  assert process.wait(timeout=20) == 75 and (tmp_path / "5").read_text() == "75\n"
+  assert process.wait(timeout=60) == 75 and (tmp_path / "5").read_text() == "75\n"
   process.stdout.close()
 
 
