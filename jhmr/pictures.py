@@ -23,8 +23,8 @@ MESH = (230, 180, 180)   # RGB of a predicted mesh that is no posed body
 TRUTH = (165, 205, 160)  # RGB of a labelled one
 SAMPLE = (228, 190, 150)  # RGB of a random one
 SHOWN = 4               # hypotheses that are drawn as bodies, the mode among them
-SHEET_SAMPLES = 64      # hypotheses an example on the sheet of a density, fewer of a set
-SHEET_SET = 10
+SHEET_SAMPLES = 64      # hypotheses an example on the sheet of a density
+SHEET_SET = 10          # of a set, fewer where there are no more
 SHEET_PEOPLE = 8        # examples of that sheet
 MOST_SKELETONS = 200    # in one panel
 BONES = joints.edges("smpl24")
@@ -174,14 +174,20 @@ def _truth(batch, i):
   return batch["betas"][i], np.concatenate([batch["global_orient"][i], batch["body_pose"][i]])
 
 
+def _set_size(system, state, batch, assets):
+  """How many hypotheses of a set are shown: no more than there are; what predicts one draws as many as asked for."""
+  there = jax.eval_shape(system.predict, state, batch, assets).betas.shape[1]
+  return min(SHEET_SET, there) if there > 1 else SHEET_SET
+
+
 def _hypothesis_sheet(system, state, batch, assets, num):
   batch = {name: x[:num] for name, x in batch.items()}
   assets = assets | {"joints_body": sampling.body_of(assets)}
   keys = sampling.keys_of(0, [str(i) for i in batch["id"]])
+  count = SHEET_SAMPLES if system.latent is not None else _set_size(system, state, batch, assets)
 
   @jax.jit
   def program(state, batch, assets, keys):
-    count = SHEET_SET if system.latent is None else SHEET_SAMPLES
     return sampling.of_system(system, state, batch, assets, keys, count, SHOWN)
 
   found, faces = jax.device_get(program(state, batch, assets, keys)), np.asarray(assets["surface"].faces)
