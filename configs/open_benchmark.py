@@ -113,7 +113,7 @@ MULTIBODIES = dict(
     prior="",
     supervise_first=False,
     quantise="paper",
-    net=HMR["net"] | dict(heads="output", hypotheses=100, apart=1, spread=0.1),
+    net=HMR["net"] | dict(hypotheses=100, apart=1, spread=0.1),
     weights={n: w for n, w in HMR["weights"].items() if n != "adversarial"} | dict(keypoints2d_all=100.0))
 
 _OF_BODY = {n: w for n, w in HMR["weights"].items() if n != "adversarial"}
