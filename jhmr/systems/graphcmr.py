@@ -186,6 +186,8 @@ def build(config):
 
     stats, (grads, metrics), _ = optim.accumulate(part, state.stats, batch, num_parts)
     grads, metrics, stats = jax.lax.pmean((grads, metrics, stats), AXIS)  # after grad, or it would be silently wrong
+    # The mean of equal numbers is not always that number, to the bit.
+    stats = {name: new if name in learning else state.stats[name] for name, new in stats.items()}
     metrics |= {f"grad_norm_{name}": optax.tree.norm(g) for name, g in grads.items()}
     params, opt_state = dict(state.params), {}
     for name in learning:

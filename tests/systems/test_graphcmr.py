@@ -188,7 +188,7 @@ def test_graph_and_body_learn_a_batch_and_devices_agree(assets, batch):
   for _ in range(200):
     state, last = step(state, batch, assets)
   for name in ("keypoints2d", "keypoints3d", "smpl_vertices", "pose"):
-    assert last[name] < first[name] / 2, name
+    assert last[name] < 0.6 * first[name], name
   assert last["vertices"] - least < (first["vertices"] - least) / 2
   found = jax.jit(system.predict)(state, batch, assets)
   np.testing.assert_allclose(np.linalg.det(found.body_pose), 1, atol=1e-5)
