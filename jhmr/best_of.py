@@ -6,19 +6,18 @@ autoencoder. Two rules say which of the n counts, both need the answer:
   mse  for all errors the one with the least squared error of 24 joints. Source: their code's `eval` loop.
 """
 
-import jax
 import jax.numpy as jnp
-from jhmr import hypotheses, hypothesis_pass, hypothesis_report, intervals, metrics, report
-from jhmr.body import camera, joints, landmarks, smpl
+from jhmr import (hypotheses, hypothesis_pass, hypothesis_report, intervals, losses, metrics, regression, report,
+                  sampling)
+from jhmr.body import camera, landmarks, smpl
 from jhmr.errors import InputError
-import numpy as np
+from jhmr.state import labelled_pose
 
 COUNTS = (1, 5, 10, 25)  # Source: 3D Multi-bodies, table 1
 RULES = ("min", "mse")
 ERRORS = ("mpjpe_mm", "pa_mpjpe_mm")
 SPREAD = ("consistency2d_px", "diversity_visible_mm", "diversity_hidden_mm")
 SETS = ("h36m17", "coco17", "gt24")
-HIPS = [joints.index("gt24", f"{side}_hip") for side in ("right", "left")]
 
 
 def parse(text):
@@ -59,22 +58,13 @@ def make_scorer(mapper, system, counts=COUNTS, seed=0):
 
   def measure(state, batch, assets):
     body, labels = assets["best_of_body"], {k: v for k, v in batch.items() if k != "image"}
-    keys = jax.vmap(lambda i: jax.random.fold_in(jax.random.key(seed), i))(batch["id"])
+    keys = sampling.keys_of_ids(seed, batch["id"])
     sets = {n: system.choose(state, batch, assets, keys, n) for n in counts}
     sets["all"] = system.predict(state, batch, assets)
     found = {f"{name}_{n}": value for n, made in sets.items() for name, value in of_set(made, labels, body).items()}
     return found, batch["mask"] * batch["has_pose"]
 
-  program = mapper.rows(measure)
-
-  def score(state, batches, assets):
-    parts = []
-    for batch in batches(assets):
-      values, weight = mapper.join(program(state, batch, assets))
-      parts.append(jax.tree.map(lambda x, kept=weight > 0: x[kept], values))
-    return jax.tree.map(lambda *rows: np.concatenate(rows), *parts)
-
-  return score
+  return hypothesis_pass.over_images(mapper, measure)
 
 
 def of_set(prediction, batch, body):
@@ -84,8 +74,8 @@ def of_set(prediction, batch, body):
     batch: labels, and `visible` where there are any.
     body: of `body_of`.
   """
-  posed = smpl.forward(body, prediction.betas, jnp.concatenate([prediction.global_orient, prediction.body_pose], 2))
-  truth = smpl.forward(body, batch["betas"], jnp.concatenate([batch["global_orient"], batch["body_pose"]], 1))
+  posed = smpl.forward(body, prediction.betas, prediction.pose)
+  truth = smpl.forward(body, batch["betas"], labelled_pose(batch))
   errors = hypotheses.errors(metrics.centred(body, posed)[0], metrics.centred(body, truth)[0])
   nearest = jnp.argmin(squared_error(body, posed, truth), -1)[:, None]
   found = {f"{name}_min": metrics.best_of(errors[name]) for name in ERRORS}
@@ -101,17 +91,15 @@ def of_set(prediction, batch, body):
 def squared_error(body, posed, truth):
   """Mean squared distance [B, S] of 24 joints to those of the truth [B], both centred between the hips."""
   points, target = (smpl.keypoints(body, p, "gt24") for p in (posed, truth))
-  centre = lambda x: x - jnp.mean(x[..., HIPS, :], -2, keepdims=True)
-  return jnp.mean(jnp.sum((centre(points) - centre(target)[:, None]) ** 2, -1), -1)
+  off = losses.centred(points, regression.HIPS) - losses.centred(target, regression.HIPS)[:, None]
+  return jnp.mean(jnp.sum(off ** 2, -1), -1)
 
 
 def summarise(rows, seed=0):
   """{name: {"value", "low", "high"}} of a split's rows. Raises InputError when no image has a pose label."""
   if not len(rows[f"{ERRORS[0]}_min_all"]):
     raise InputError("--best-of: no image of this split has a pose label to compare with: choose other --splits")
-  number = lambda x: float(x) if np.isfinite(x) else None  # JSON has no NaN
-  return {name: {k: number(v) for k, v in intervals.interval(x).items()}
-          for name, x in intervals.replicates(rows, seed=seed).items()}
+  return {name: intervals.as_json(x) for name, x in intervals.replicates(rows, seed=seed).items()}
 
 
 def print_tables(summaries, counts):

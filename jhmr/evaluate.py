@@ -30,8 +30,7 @@ def predict_mean(state, batch, assets):
   del state
   rows = lambda x: jnp.broadcast_to(x, (batch["image"].shape[0], 1, *x.shape))
   mean = assets["mean"]
-  return Prediction(global_orient=rows(mean["pose"][:1]), body_pose=rows(mean["pose"][1:]), betas=rows(mean["betas"]),
-                    camera=rows(mean["camera"]), log_prob=jnp.zeros((batch["image"].shape[0], 1)))
+  return Prediction.of(rows(mean["pose"]), rows(mean["betas"]), rows(mean["camera"]))
 
 
 class Split(NamedTuple):

@@ -13,7 +13,7 @@ from typing import NamedTuple
 
 import cv2
 from jhmr import (best_of, evaluate, files, hypothesis_report, intervals, joint_prior, joint_scores, parallel, report,
-                  silhouettes)
+                  sampling, silhouettes)
 from jhmr.body import joints
 from jhmr.data import ambiguous, images, inputs, source, spin_crop, spin_files
 from jhmr.errors import InputError
@@ -135,7 +135,7 @@ def make_program(mapper, system, benchmark, size=None, counts=()):
             else joint_scores.of_annotations(batch["S"], benchmark.joints))
 
   def best(n, state, seen, batch, assets):
-    keys = jax.vmap(lambda row: jax.random.fold_in(jax.random.key(0), row))(batch["row"])
+    keys = sampling.keys_of_ids(0, batch["row"])
     found = joint_scores.of_set(system.choose(state, seen, assets, keys, n), *truth(batch, assets), assets)
     return {name: found[name] for name in benchmark.metrics}
 
@@ -202,8 +202,7 @@ def summarise(values, benchmark, seed=0):
   if lost:
     report.warn(f"{lost} faces of bodies much larger than their crops were not drawn")
   samples = (silhouettes if benchmark.outlines else intervals).replicates(values, seed=seed)
-  number = lambda x: float(x) if np.isfinite(x) else None  # JSON has no NaN
-  return {name: {k: number(v) for k, v in intervals.interval(samples[name]).items()} for name in benchmark.metrics}
+  return {name: intervals.as_json(samples[name]) for name in benchmark.metrics}
 
 
 def write_results(path, rows, found, size):

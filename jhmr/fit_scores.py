@@ -2,7 +2,7 @@
 
 import time
 
-from jhmr import intervals, metrics, report
+from jhmr import intervals, metrics, report, sampling
 from jhmr.body import camera, joints
 from jhmr.data import source as source_lib
 from jhmr.errors import InputError
@@ -44,14 +44,13 @@ def rows_of(split, methods, order):
 
 def to_prediction(pose, betas, cam):
   """One hypothesis each: pose [B, 24, 3, 3], betas [B, L], camera [B, 3]."""
-  return Prediction(global_orient=pose[:, None, :1], body_pose=pose[:, None, 1:], betas=betas[:, None],
-                    camera=cam[:, None], log_prob=jnp.zeros(betas.shape[:1] + (1,)))
+  return Prediction.of(pose[:, None], betas[:, None], cam[:, None])
 
 
 def noisy_keypoints(batch, set_name, noise_px, seed):
   """A batch's labelled keypoints of a joint set, in pixels of a 224-pixel crop, with normal noise: [B, K, 3]."""
   chosen = batch["keypoints2d"][:, np.array(joints.mapping("spin49", set_name))]
-  keys = jax.vmap(lambda i: jax.random.fold_in(jax.random.key(seed), i))(batch["id"])
+  keys = sampling.keys_of_ids(seed, batch["id"])
   noise = jax.vmap(lambda k: jax.random.normal(k, (chosen.shape[1], 2)))(keys)
   pixels = (chosen[..., :2] + 1) * camera.CROP_PX / 2 + noise_px * noise
   return jnp.concatenate([pixels, chosen[..., 2:]], -1)

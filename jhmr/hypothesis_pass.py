@@ -17,6 +17,7 @@ import jax.numpy as jnp
 from jhmr import hypotheses, metrics, quantise, sampling
 from jhmr.body import camera, joints, landmarks, smpl
 from jhmr.errors import InputError
+from jhmr.state import labelled_pose
 import numpy as np
 
 CHUNK = 256                # hypotheses posed at a time
@@ -154,7 +155,7 @@ def sampler(latent, state, encoded, assets, body):
 
 def truth_of(latent, state, batch, encoded, assets, body):
   """The Truth of a batch."""
-  pose = jnp.concatenate([batch["global_orient"], batch["body_pose"]], axis=1)
+  pose = labelled_pose(batch)
   log_prob, z = latent.log_prob(state, pose[:, None], encoded, assets)
   scored, _ = metrics.centred(body, smpl.forward(body, batch["betas"], pose))
   return Truth(scored, *seen_keypoints(batch), log_prob[:, 0], z[:, 0])
@@ -187,7 +188,7 @@ def make_scorer(mapper, system, num, chunk=CHUNK, seed=0, keep_first=True):
 
   def measure(state, batch, assets):
     body, encoded = assets["hypothesis_body"], latent.encode(state, batch, assets)
-    keys = jax.vmap(lambda i: jax.random.fold_in(jax.random.key(seed), i))(batch["id"])
+    keys = sampling.keys_of_ids(seed, batch["id"])
 
     def some(part):
       batch, encoded, keys = part
@@ -197,6 +198,12 @@ def make_scorer(mapper, system, num, chunk=CHUNK, seed=0, keep_first=True):
     labels = {k: v for k, v in batch.items() if k != "image"}
     return _in_groups(some, (labels, encoded, keys)), batch["mask"] * batch["has_pose"]
 
+  return over_images(mapper, measure)
+
+
+def over_images(mapper, measure):
+  """score(state, batches, assets) -> {name: [N, ...]} of the images that count, from
+  measure(state, batch, assets) -> ({name: [B, ...]}, [B] > 0 for those)."""
   program = mapper.rows(measure)
 
   def score(state, batches, assets):

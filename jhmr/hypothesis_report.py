@@ -29,13 +29,7 @@ def summarise(rows, seed=0, resamples=intervals.RESAMPLES):
     samples[f"{curve}_error"] = hypotheses.calibration_error(samples[curve])
   for i, axis in enumerate("xyz"):
     samples[f"std_{axis}_mm"] = samples["std_mm"][..., i]
-  return {name: {k: _plain(v) for k, v in intervals.interval(x).items()} for name, x in samples.items()}
-
-
-def _plain(value):
-  """NumPy -> numbers that JSON has."""
-  number = lambda x: float(x) if np.isfinite(x) else None
-  return number(value) if np.ndim(value) == 0 else [_plain(v) for v in value]
+  return {name: intervals.as_json(x) for name, x in samples.items()}
 
 
 def cell(summary, position=None):

@@ -56,3 +56,12 @@ def interval(samples, level=LEVEL):
   """
   low, high = np.quantile(samples[1:], [(1 - level) / 2, (1 + level) / 2], axis=0)
   return {"value": samples[0], "low": low, "high": high}
+
+
+def as_json(samples):
+  """`interval` of samples [1 + num, ...] as floats or lists of them; what is undefined is None, as JSON has no NaN."""
+  def plain(value):
+    if np.ndim(value):
+      return [plain(v) for v in value]
+    return float(value) if np.isfinite(value) else None
+  return {name: plain(value) for name, value in interval(samples).items()}

@@ -14,6 +14,7 @@ from flax import struct
 import jax
 from jhmr import checkpoint
 from jhmr import command
+from jhmr import losses
 from jhmr import regression
 from jhmr.body import joints
 from jhmr.body import smpl
@@ -66,11 +67,6 @@ def given(workdir, system):
   return {"joint_prior": load(workdir)}
 
 
-def centred(points):
-  """Joints [..., 24, 3] of "gt24" with the middle of the hips at the origin."""
-  return points - jnp.mean(points[..., np.array(regression.HIPS), :], -2, keepdims=True)
-
-
 def upright(body, body_pose, betas):
   """What the prior is over: joints [..., 24, 3] of bodies whose root does not turn.
 
@@ -79,7 +75,7 @@ def upright(body, body_pose, betas):
   """
   root = jnp.broadcast_to(jnp.eye(3, dtype=body_pose.dtype), (*body_pose.shape[:-3], 1, 3, 3))
   posed = smpl.forward(body, betas, jnp.concatenate([root, body_pose], -3))
-  return centred(smpl.keypoints(body, posed, "spin49")[..., _JOINTS, :])
+  return losses.centred(smpl.keypoints(body, posed, "spin49")[..., _JOINTS, :], regression.HIPS)
 
 
 def log_prob(prior, points):

@@ -47,8 +47,8 @@ def of_set(prediction, target, known, assets):
 
   Source: 3D Multi-bodies (Biggs et al. 2020), section 5, MPJPE-n and RE-n.
   """
-  body, pose = assets["neutral_joints"], jnp.concatenate([prediction.global_orient, prediction.body_pose], axis=2)
-  points = smpl.keypoints(body, smpl.forward(body, prediction.betas, pose), "h36m17")
+  body = assets["neutral_joints"]
+  points = smpl.keypoints(body, smpl.forward(body, prediction.betas, prediction.pose), "h36m17")
   each = jax.vmap(lambda points: errors(points, target, known), in_axes=1, out_axes=1)(points)
   return {name: metrics.best_of(value, higher_is_better=name.endswith("percent")) for name, value in each.items()}
 
@@ -92,14 +92,9 @@ def vertex_errors(prediction, batch, assets, mesh=False):
   Source: GraphCMR, authors' `eval.py` on UP-3D.
   """
   found = (prediction.vertices[:, 0] if mesh
-           else smpl.forward(assets["body"], prediction.betas[:, 0], first_pose(prediction)).vertices)
+           else smpl.forward(assets["body"], prediction.betas[:, 0], prediction.pose[:, 0]).vertices)
   target = smpl.forward_axis_angle(assets["body"], batch["shape"], batch["pose"]).vertices
   return {"per_vertex_mm": 1000 * metrics.pve(found, target)}
-
-
-def first_pose(prediction):
-  """[B, 24, 3, 3] of the first hypothesis."""
-  return jnp.concatenate([prediction.global_orient[:, 0], prediction.body_pose[:, 0]], axis=1)
 
 
 def results(prediction, assets):
@@ -107,18 +102,17 @@ def results(prediction, assets):
 
   "pred_joints_mesh" are those of the system's own mesh, where it makes one. Source: SPIN, authors' `eval.py`.
   """
-  pose, betas, body = first_pose(prediction), prediction.betas[:, 0], assets["neutral_joints"]
+  pose, betas, body = prediction.pose[:, 0], prediction.betas[:, 0], assets["neutral_joints"]
   found = {} if prediction.vertices is None else {"pred_joints_mesh": joints_of_mesh(prediction, assets)}
   return found | {"pred_joints": smpl.keypoints(body, smpl.forward(body, betas, pose), "h36m17"),
-          "pose": rotations.matrix_to_axis_angle(pose).reshape(pose.shape[0], -1), "betas": betas,
-          "camera": prediction.camera[:, 0]}
+                    "pose": rotations.matrix_to_axis_angle(pose).reshape(pose.shape[0], -1), "betas": betas,
+                    "camera": prediction.camera[:, 0]}
 
 
 def joints_of_mesh(prediction, assets):
   """[B, 17, 3] "h36m17" of the first hypothesis' own mesh. Source: GraphCMR, authors' `eval.py`."""
-  vertices, body = prediction.vertices[:, 0], assets["body"]
-  chain = jnp.zeros((*vertices.shape[:-2], len(body.parents), 3), vertices.dtype)  # no joint of it is looked at
-  return smpl.keypoints(body, smpl.Posed(vertices, chain), "h36m17")
+  body = assets["body"]
+  return smpl.keypoints(body, smpl.as_posed(body, prediction.vertices[:, 0]), "h36m17")
 
 
 def bodies(assets, path="", gendered=False):

@@ -14,6 +14,7 @@ The mean of the devices' own masked means would not be that, since devices have 
 import jax
 import jax.numpy as jnp
 from jhmr.state import AXIS
+import numpy as np
 
 
 def totals(weights, axis_name=AXIS):
@@ -126,8 +127,13 @@ def keypoints3d(predicted, target, hips):
   Source: HMR, Eq. 5 and authors' `ops.align_by_pelvis`; SPIN, authors' `train/trainer.py:keypoint_3d_loss`.
   Differs: HMR halves it and has no confidences.
   """
-  centred = lambda x: x - jnp.mean(x[:, jnp.asarray(hips)], axis=1, keepdims=True)
-  return jnp.mean(target[..., 3:] * (centred(predicted) - centred(target[..., :3])) ** 2, axis=(-2, -1))
+  off = centred(predicted, hips) - centred(target[..., :3], hips)
+  return jnp.mean(target[..., 3:] * off ** 2, axis=(-2, -1))
+
+
+def centred(points, hips):
+  """Joints [..., K, 3] with the middle of the two at positions `hips` at the origin."""
+  return points - jnp.mean(points[..., np.array(hips), :], axis=-2, keepdims=True)
 
 
 def pose(predicted, target):

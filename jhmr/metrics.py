@@ -11,6 +11,7 @@ import jax.numpy as jnp
 from jhmr.body import joints
 from jhmr.body import procrustes
 from jhmr.body import smpl
+from jhmr.state import labelled_pose
 import numpy as np
 
 PCK_THRESHOLD_M = 0.15
@@ -119,13 +120,11 @@ def per_example(prediction, batch, assets):
   body, target = assets["body"], _target(batch, assets)
 
   def measure(hypothesis):
-    orient, body_pose, betas = hypothesis
-    posed = smpl.forward(body, betas, jnp.concatenate([orient, body_pose], axis=1))
-    return _errors(centred(body, posed), target)
+    return _errors(centred(body, smpl.forward(body, *hypothesis)), target)
 
   # One hypothesis after the other: B x S full meshes at once would not fit.
-  of_all = jax.lax.map(measure, jax.tree.map(lambda x: jnp.swapaxes(x, 0, 1), (
-      prediction.global_orient, prediction.body_pose, prediction.betas)))               # {name: [S, B]}
+  of_all = jax.lax.map(measure, jax.tree.map(  # {name: [S, B]}
+      lambda x: jnp.swapaxes(x, 0, 1), (prediction.betas, prediction.pose)))
   values = {name: v[0] for name, v in of_all.items()}
   if prediction.betas.shape[1] > 1:
     values |= {f"best_{n}": best_of(v.T, higher_is_better=n in HIGHER_IS_BETTER) for n, v in of_all.items()}
@@ -137,15 +136,13 @@ def of_mesh(prediction, batch, assets):
 
   Source: GraphCMR (Kolotouros et al. 2019), table 3, "non-parametric"; authors' `eval.py`.
   """
-  body, vertices = assets["body"], prediction.vertices[:, 0]
-  chain = jnp.zeros((*vertices.shape[:-2], len(body.parents), 3), vertices.dtype)  # no joint of it is looked at
-  return _errors(centred(body, smpl.Posed(vertices, chain)), _target(batch, assets))
+  body = assets["body"]
+  return _errors(centred(body, smpl.as_posed(body, prediction.vertices[:, 0])), _target(batch, assets))
 
 
 def _target(batch, assets):
   """`centred` of the labelled bodies."""
-  pose = jnp.concatenate([batch["global_orient"], batch["body_pose"]], axis=1)
-  return centred(assets["body"], smpl.forward(assets["body"], batch["betas"], pose))
+  return centred(assets["body"], smpl.forward(assets["body"], batch["betas"], labelled_pose(batch)))
 
 
 def _errors(found, target):

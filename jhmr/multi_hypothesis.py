@@ -5,13 +5,13 @@ Source: 3D Multi-bodies (Biggs et al. 2020), section 4.1.
 
 import jax
 from jhmr import joint_prior
+from jhmr import losses
 from jhmr import quantise
 from jhmr import regression
-from jhmr.body import camera as camera_lib
 from jhmr.body import joints
 from jhmr.body import people_last
 from jhmr.errors import InputError
-from jhmr.state import Prediction
+from jhmr.state import labelled_pose
 import jax.numpy as jnp
 import numpy as np
 
@@ -38,7 +38,7 @@ def with_joints(batch, assets):
   Source: 3D Multi-bodies, authors' code: joints of the label's body where nothing was measured.
   """
   known = batch["has_pose"] * batch["has_betas"]
-  pose = jnp.concatenate([batch["global_orient"], batch["body_pose"]], axis=1)
+  pose = labelled_pose(batch)
   made = joints_of(assets["keypoint_body"], pose, batch["betas"])
   made = jnp.concatenate([made, jnp.ones_like(made[..., :1])], -1)
   measured = batch["has_keypoints3d"]
@@ -48,26 +48,13 @@ def with_joints(batch, assets):
 
 def rows(tree, index):
   """x[b, index[b]] of every [B, S, ...] -> [B, ...]."""
-  take = lambda x: jnp.take_along_axis(x, index.reshape(-1, *(1,) * (x.ndim - 1)), axis=1)[:, 0]
-  return jax.tree.map(take, tree)
+  return jax.tree.map(lambda x: x[:, 0], chosen(tree, index[:, None]))
 
 
-def chosen(prediction, index):
-  """The Prediction of the hypotheses index [B, n]."""
+def chosen(tree, index):
+  """The hypotheses index [B, n] of a Prediction, or of any tree of [B, S, ...] -> [B, n, ...]."""
   take = lambda x: jnp.take_along_axis(x, index.reshape(*index.shape, *(1,) * (x.ndim - 2)), axis=1)
-  return jax.tree.map(take, prediction)
-
-
-def whole_pose(prediction):
-  """[B, S, 24, 3, 3]."""
-  return jnp.concatenate([prediction.global_orient, prediction.body_pose], axis=2)
-
-
-def of_estimates(estimates, log_prob=None):
-  """pose [B, S, 24, 3, 3], betas [B, S, L], camera [B, S, 3] -> their Prediction, log_prob 0 unless given."""
-  pose, betas, cam = estimates
-  log_prob = jnp.zeros(betas.shape[:2], jnp.float32) if log_prob is None else log_prob
-  return Prediction(global_orient=pose[:, :, :1], body_pose=pose[:, :, 1:], betas=betas, camera=cam, log_prob=log_prob)
+  return jax.tree.map(take, tree)
 
 
 def weighed(prediction, assets):
@@ -80,8 +67,8 @@ def weighed(prediction, assets):
 
 def clustered(prediction, assets):
   """What distances between hypotheses are measured in: [B, S, 24, 3] metres, the middle of the hips at the origin."""
-  points = joints_of(assets["keypoint_body"], whole_pose(prediction), prediction.betas)
-  return joint_prior.centred(points[..., GT24, :])
+  points = joints_of(assets["keypoint_body"], prediction.pose, prediction.betas)
+  return losses.centred(points[..., GT24, :], regression.HIPS)
 
 
 def best_first(prediction, points):
@@ -123,11 +110,6 @@ def quantised(prediction, points, keys, num, keep_first):
   return chosen(prediction, jax.vmap(one)(points, prediction.log_prob, keys))
 
 
-def projected_of(points, cam):
-  """Joints [B, S, K, 3] and cameras [B, S, 3] -> crop coordinates [B, S, K, 2]."""
-  return camera_lib.project_crop(points, cam)
-
-
 def selected(points, projected, batch, supervision):
   """Which hypothesis is nearest to the labels: [B] int32, without a gradient.
 
@@ -137,7 +119,7 @@ def selected(points, projected, batch, supervision):
   Source: 3D Multi-bodies, Eq. 1, m*.
   """
   three, two = regression.JOINTS_3D[supervision], regression.JOINTS_2D[supervision]
-  centred = lambda x: x - jnp.mean(x[..., np.array(regression.HIPS), :], -2, keepdims=True)
+  centred = lambda x: losses.centred(x, regression.HIPS)
   target, labels2d = batch["keypoints3d"][:, three], batch["keypoints2d"][:, two]
   off3d = (centred(points[:, :, three]) - centred(target[..., :3])[:, None]) ** 2
   off2d = (projected[:, :, two] - labels2d[:, None, :, :2]) ** 2

@@ -19,7 +19,7 @@ from jhmr.body import smpl
 from jhmr.errors import InputError
 from jhmr.nn import regressor
 from jhmr.nn import resnet
-from jhmr.state import AXIS, Prediction
+from jhmr.state import AXIS, labelled_pose, Prediction
 import numpy as np
 
 SUPERVISION = ("hmr", "spin", "spin49")
@@ -124,9 +124,7 @@ def from_eft(cam):
 
 def prediction(decoded):
   """What `decode` makes of all iterations -> the Prediction of the last one, S = 1."""
-  pose, betas, cam = (x[:, -1:] for x in decoded)
-  return Prediction(global_orient=pose[:, :, :1], body_pose=pose[:, :, 1:], betas=betas, camera=cam,
-                    log_prob=jnp.zeros(betas.shape[:2], jnp.float32))
+  return Prediction.of(*(x[:, -1:] for x in decoded))
 
 
 def weighed(batch, detected=0.0, annotated=1.0):
@@ -169,7 +167,7 @@ def image_terms(pose, betas, cam, batch, assets, weights, supervision, totals=No
   points = smpl.keypoints(body, smpl.forward(body, betas, pose), "spin49")
   projected, labels2d = camera.project_crop(points, cam)[:, two], batch["keypoints2d"][:, two]
   error2d = losses.keypoints2d if supervision == "hmr" else losses.keypoints2d_squared
-  labels = jnp.concatenate([batch["global_orient"], batch["body_pose"]], axis=1)
+  labels = labelled_pose(batch)
   errors = {"keypoints2d": error2d(projected, labels2d),
             "keypoints3d": losses.keypoints3d(points[:, three], batch["keypoints3d"][:, three], HIPS),
             "pose": losses.pose(pose, labels), "betas": losses.betas(betas, batch["betas"]),

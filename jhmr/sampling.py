@@ -46,6 +46,11 @@ def keys_of(seed, names):
   return jnp.stack([key(name) for name in names])
 
 
+def keys_of_ids(seed, ids):
+  """One key for each number of an image, [B]: a function of the seed and that number alone."""
+  return jax.vmap(lambda i: jax.random.fold_in(jax.random.key(seed), i))(ids)
+
+
 def noise(keys, index, dim):
   """Latents [B, S, dim] of hypotheses `index` [S] of the images of keys [B]: standard normal, number 0 is zero."""
   one = lambda key, s: jax.random.normal(jax.random.fold_in(key, s), (dim,)) * (s > 0)
@@ -181,8 +186,7 @@ def hypotheses(latent, state, encoded, assets, keys, num, num_shown):
 
 def of_set(prediction, assets, keys, num_shown):
   """Hypotheses of a Prediction [B, S] without a density; assets and keys as `hypotheses` takes them."""
-  pose = jnp.concatenate([prediction.global_orient, prediction.body_pose], axis=2)
-  joints = joints_of(assets["joints_body"], prediction.betas, pose)
+  joints = joints_of(assets["joints_body"], prediction.betas, prediction.pose)
   return Hypotheses(prediction, joints, representatives(joints, keys, num_shown), ())
 
 
@@ -197,8 +201,7 @@ def of_system(system, state, batch, assets, keys, num, num_shown):
 def as_prediction(found, encoded):
   """Samples [B, S] with the shape and camera of their images: a Prediction."""
   repeat = lambda x: jnp.broadcast_to(x[:, None], (*found.log_prob.shape, x.shape[-1]))
-  return Prediction(global_orient=found.pose[:, :, :1], body_pose=found.pose[:, :, 1:], betas=repeat(encoded.betas),
-                    camera=repeat(encoded.camera), log_prob=found.log_prob)
+  return Prediction.of(found.pose, repeat(encoded.betas), repeat(encoded.camera), found.log_prob)
 
 
 def _decoded(latent, state, z, encoded, assets):

@@ -67,7 +67,7 @@ def draw(prediction, assets, size, mesh=False):
   if mesh:
     vertices = prediction.vertices[:, 0] + transl[:, None]
   else:
-    pose = jnp.concatenate([prediction.global_orient[:, 0], prediction.body_pose[:, 0]], axis=1)
+    pose = prediction.pose[:, 0]
     vertices = smpl.forward(assets["body"], prediction.betas[:, 0], pose, transl).vertices
   side = int(camera.CROP_PX)
   scene = render.render_batch(vertices[:, None], assets["surface"].faces, camera.FOCAL_PX,

@@ -45,6 +45,29 @@ class Prediction:
   log_prob: jax.Array       # [B, S]; zeros for systems without a density
   vertices: Any = None      # [B, S, N, 3] metres, camera frame: a mesh that is no posed body, where a system makes one
 
+  @classmethod
+  def of(cls, pose, betas, camera, log_prob=None, vertices=None):
+    """Of whole poses [B, S, 24, 3, 3]; without a density where no log_prob is given."""
+    log_prob = jnp.zeros(betas.shape[:2], jnp.float32) if log_prob is None else log_prob
+    return cls(pose[:, :, :1], pose[:, :, 1:], betas, camera, log_prob, vertices)
+
+  @property
+  def pose(self):
+    """[B, S, 24, 3, 3], the root first."""
+    return jnp.concatenate([self.global_orient, self.body_pose], axis=-3)
+
+
+@struct.dataclass
+class Lifted:
+  """S poses for each of B images as joints alone, the best guess first: what lifting systems predict."""
+  joints: jax.Array    # [B, S, 17, 3] metres, camera frame, order of joints.names("lift17"), the pelvis at the origin
+  log_prob: jax.Array  # [B, S]; zeros for systems without a density
+
+
+def labelled_pose(batch):
+  """The pose labels of a batch, [B, 24, 3, 3]; of an example without one, whatever stands there."""
+  return jnp.concatenate([batch["global_orient"], batch["body_pose"]], axis=1)
+
 
 class Encoded(NamedTuple):
   """What a system with a density keeps of B images, once, for any number of hypotheses."""

@@ -17,7 +17,8 @@ import sys
 import zlib
 from typing import NamedTuple
 
-from jhmr import checkpoint, command, evaluate, files, hypothesis_report, intervals, pictures, report
+import jax
+from jhmr import checkpoint, command, evaluate, files, hypothesis_report, intervals, parallel, pictures, report
 from jhmr.errors import InputError
 import numpy as np
 
@@ -94,6 +95,21 @@ def load_run(workdir):
   return Trained(*evaluate.load_run(workdir, checkpoint.choose(workdir)[0]), workdir)
 
 
+def score_split(trained, assets, split, make_scorer):
+  """The rows of one split, on one device.
+
+  Args:
+    assets: those of `trained`, and more.
+    make_scorer: (mapper, system) -> score(state, batches, assets), such as `best_of.make_scorer`.
+  """
+  mapper = parallel.make("pmap", jax.devices()[:1])
+  opened = evaluate.open_splits(trained.config, assets, mapper, (split,), ("visible",))[split]
+  score = make_scorer(mapper, trained.system)
+  rows = score(mapper.replicate(trained.state), opened.batches, mapper.replicate(assets))
+  opened.close()
+  return rows
+
+
 def measure(name, study, homes, workdir):
   """What study.measured says of every image; read from the workdir when settings and the runs it opened are as then."""
   path, opened = os.path.join(workdir, "measured", f"{name}.npz"), {}
@@ -152,7 +168,7 @@ def claims_table(claims):
 
 def cell(samples):
   """'71.3 [69.9, 72.8]' of samples [1 + resamples]."""
-  return hypothesis_report.cell({k: v if np.isfinite(v) else None for k, v in intervals.interval(samples).items()})
+  return hypothesis_report.cell(intervals.as_json(samples))
 
 
 def markdown(tables):

@@ -25,8 +25,8 @@ def found(assets):
   """A Prediction of B x S bodies, and what distances between them are measured in."""
   rng = np.random.default_rng(0)
   pose = rotations.axis_angle_to_matrix(0.5 * rng.normal(size=(B, S, 24, 3)).astype(np.float32))
-  prediction = multi_hypothesis.of_estimates((pose, rng.normal(size=(B, S, 10)).astype(np.float32),
-                                              rng.normal(size=(B, S, 3)).astype(np.float32)))
+  prediction = Prediction.of(pose, rng.normal(size=(B, S, 10)).astype(np.float32),
+                             rng.normal(size=(B, S, 3)).astype(np.float32))
   return prediction, jax.jit(multi_hypothesis.clustered)(prediction, assets)
 
 
@@ -36,7 +36,7 @@ def test_joints_of_all_are_those_of_each_body(found, assets):
 
   @jax.jit
   def one(body, prediction):
-    pose = multi_hypothesis.whole_pose(prediction)
+    pose = prediction.pose
     return smpl.keypoints(body, smpl.forward(body, prediction.betas, pose), "spin49")[..., 25:, :]
 
   expected = np.array(one(body, prediction))

@@ -40,12 +40,10 @@ def update(batch=8, seconds=5.0):
   flops = step.lower(state, data, assets).cost_analysis()["flops"]
   times = timing.interleaved(functions, seconds / 4)  # a call takes as long as several turns
   rate = lambda name: batch / times[name] if name in times else None
-  size = sum(x.size for x in jax.tree.leaves(state.params))
   against = f", the peer {rate('peer predicts'):.1f}" if "peer" in times else ""
   return {"name": "3D Multi-bodies update", "unit": "images/s", "ours": rate("ours"), "peer": rate("peer"),
           "peer_name": "the same in PyTorch", "flops_per_item": flops / batch,
-          # Parameters and Adam's two moments are read and written and the gradient read, and the image is read.
-          "bytes_per_item": 4 * 7 * size / batch + 4 * 3 * train.IMAGE_SIZE ** 2,
+          "bytes_per_item": train.bytes_per_image(state.params, batch),
           "note": f"without learning {rate('predict'):.1f} images per second, {config.net.hypotheses} bodies and their "
                   f"joints each{against}"}
 

@@ -38,14 +38,17 @@ def hmr_step(batch=32, seconds=5.0):
   functions = {"ours": runner(step, state, data, assets)}
   if timing.installed("torch", "smplx"):
     functions["peer"] = peer_step(arrays, state, data, assets)
-  size = sum(x.size for x in jax.tree.leaves(state.params))
   flops = step.lower(state, data, assets).cost_analysis()["flops"]
   times = timing.interleaved(functions, seconds)
   return {"name": "HMR update", "unit": "images/s", "ours": batch / times["ours"],
           "peer": batch / times["peer"] if "peer" in times else None, "peer_name": "the same in PyTorch, smplx",
           "flops_per_item": flops / batch,
-          # Parameters and Adam's two moments are read and written and the gradient read, and the image is read.
-          "bytes_per_item": 4 * 7 * size / batch + 4 * 3 * IMAGE_SIZE ** 2}
+          "bytes_per_item": bytes_per_image(state.params, batch)}
+
+
+def bytes_per_image(params, batch):
+  """What an update must move: parameters and Adam's two moments both ways, the gradient in, and the image in."""
+  return 4 * 7 * sum(x.size for x in jax.tree.leaves(params)) / batch + 4 * 3 * IMAGE_SIZE ** 2
 
 
 def set_up(arrays, batch, image_size=IMAGE_SIZE, net=()):

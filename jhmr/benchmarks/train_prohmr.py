@@ -33,14 +33,12 @@ def update(batch=32, seconds=5.0):
   functions = {"ours": train.runner(step, state, data, assets)}
   if timing.installed("torch", "smplx"):
     functions["peer"] = peer_step(config, arrays, state, data, assets)
-  size = sum(x.size for x in jax.tree.leaves(state.params))
   flops = step.lower(state, data, assets).cost_analysis()["flops"]
   times = timing.interleaved(functions, seconds / 4)  # a call of the peer takes as long as several turns
   return {"name": "ProHMR update", "unit": "images/s", "ours": batch / times["ours"],
           "peer": batch / times["peer"] if "peer" in times else None, "peer_name": "the same in PyTorch, smplx",
           "flops_per_item": flops / batch,
-          # Parameters and Adam's two moments are read and written and the gradient read, and the image is read.
-          "bytes_per_item": 4 * 7 * size / batch + 4 * 3 * train.IMAGE_SIZE ** 2}
+          "bytes_per_item": train.bytes_per_image(state.params, batch)}
 
 
 def set_up(config, arrays, batch):

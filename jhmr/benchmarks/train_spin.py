@@ -4,7 +4,6 @@
 steps in each stage. The peer makes its network's update and then `smplify.run_peer` for the same number of people.
 """
 
-import jax
 from jhmr.benchmarks import smplify
 from jhmr.benchmarks import timing
 from jhmr.benchmarks import train
@@ -32,13 +31,12 @@ def update(batch=32, seconds=5.0):
   times = timing.interleaved(functions, seconds)
   if peer:
     per_stage, _ = smplify.run_peer(arrays, smplify.set_up(arrays, batch)[1], _FEW)
-  size = sum(x.size for x in jax.tree.leaves(state.params))
   cost = lambda name: times[name] / times["without"]
   return {"name": "SPIN update", "unit": "images/s", "ours": batch / times["ours"],
           "peer": batch / (times["peer"] + STEPS * sum(per_stage)) if peer else None,
           "peer_name": "the same in PyTorch, smplx",
           "flops_per_item": made["without"][0].lower(*made["without"][1:]).cost_analysis()["flops"] / batch,
-          "bytes_per_item": 4 * 7 * size / batch + 4 * 3 * train.IMAGE_SIZE ** 2,
+          "bytes_per_item": train.bytes_per_image(state.params, batch),
           "note": f"an update with {STEPS} + {STEPS} steps of fitting takes {cost('ours'):.2f} times one without, with "
                   f"{MANY} + {MANY} steps {cost('many'):.2f} times; the floor is that of the network"}
 

@@ -38,6 +38,11 @@ EXTRA9 = ("right_hip_lsp", "left_hip_lsp", "neck_lsp", "head_top_lsp", "pelvis_m
 H36M17 = ("pelvis", "left_hip", "left_knee", "left_ankle", "right_hip", "right_knee", "right_ankle", "spine", "neck",
           "jaw", "head", "left_shoulder", "left_elbow", "left_wrist", "right_shoulder", "right_elbow", "right_wrist")
 
+_RIGHT_FIRST = (*H36M17[:1], *H36M17[4:7], *H36M17[1:4], *H36M17[7:])
+# Source: Wehrbein et al. 2021, authors' `data/data_h36m.py`: an MPII detector, fine-tuned on Human3.6M's joints.
+_DETECTED = ("right_ankle", "right_knee", "right_hip", "left_hip", "left_knee", "left_ankle", "pelvis", "spine", "neck",
+             "head", "right_wrist", "right_elbow", "right_shoulder", "left_shoulder", "left_elbow", "left_wrist")
+
 # How raw annotations of a data set are picked to be in the order of "h36m17".
 # Source: the preprocessing scripts of SPIN.
 RAW_TO_H36M17 = {
@@ -95,6 +100,8 @@ def _table():
       "j19": j19,
       "graphcmr24": [(n, _gt_landmark(n, "regressed:")) for n in _GT24],
       "h36m17": [(n, f"h36m:{n}") for n in H36M17],  # order of the evaluation regressor, left side first
+      "lift17": [(n, f"h36m:{n}") for n in _RIGHT_FIRST],  # the same in the data set's own order: 3D poses of lifting
+      "lift16": [(n, f"h36m:{n}") for n in _DETECTED],     # those that detectors find, in the order of MPII's 16
       "h36m_j17": h36m_j17,                         # evaluation order: limbs, neck, head, pelvis, spine, jaw
       "h36m_j14": h36m_j17[:14],
       "lsp14": h36m_j17[:14],                       # the same joints under their usual name

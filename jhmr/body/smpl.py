@@ -139,6 +139,11 @@ def forward(body, betas, pose, transl=None):
   return posed if transl is None else _translate(posed, transl)
 
 
+def as_posed(body, vertices):
+  """A mesh [..., N, 3] that is no posed body, to regress points from; its chain's joints are zeros."""
+  return Posed(vertices, jnp.zeros((*vertices.shape[:-2], len(body.parents), 3), vertices.dtype))
+
+
 def forward_axis_angle(body, betas, pose_axis_angle, transl=None):
   """`forward` for poses [..., 3 J] of axis-angle triplets in radians, root first."""
   pose_axis_angle = jnp.asarray(pose_axis_angle)

@@ -5,8 +5,7 @@ from typing import Any
 from flax import linen as nn
 import jax
 import jax.numpy as jnp
-from jhmr.nn.regressor import BATCH_NORM, Regressor, torch_bias, torch_dense
-from jhmr.nn.resnet import ResNet
+from jhmr.nn.regressor import backbone_of, learns, Regressor, torch_bias, torch_dense
 
 
 class CvaeRegressor(nn.Module):
@@ -30,10 +29,7 @@ class CvaeRegressor(nn.Module):
   axis_name: Any = None
 
   def setup(self):
-    if self.batch_norm not in BATCH_NORM:
-      raise ValueError(f"batch_norm is {self.batch_norm!r}, not one of {BATCH_NORM}")
-    axis_name = self.axis_name if self.batch_norm == "sync" else None
-    self.backbone_net = ResNet(self.backbone, jnp.dtype(self.dtype), axis_name, self.remat, name="backbone")
+    self.backbone_net = backbone_of(self)
     self.head = Regressor(self.iterations, self.hidden, self.dropout, self.activation)
     dense = lambda size, fan_in: nn.Dense(size, kernel_init=torch_dense, bias_init=torch_bias(fan_in))
     self.enc_fc1, self.enc_fc2 = nn.Dense(self.encoder_hidden), dense(self.encoder_hidden, self.encoder_hidden)
@@ -55,7 +51,7 @@ class CvaeRegressor(nn.Module):
 
   def features(self, image, train=False):
     """[B, S, S, 3] -> [B, C]."""
-    return self.backbone_net(image, train and self.batch_norm != "frozen")
+    return self.backbone_net(image, learns(self, train))
 
   def encode(self, points):
     """[B, F] -> (mean [B, latent], std [B, latent])."""

@@ -6,8 +6,8 @@ from flax import linen as nn
 import jax.numpy as jnp
 from jhmr.nn import graph_conv
 from jhmr.nn.graph_conv import GraphBlock, NormRelu
-from jhmr.nn.regressor import torch_bias, torch_dense
-from jhmr.nn.resnet import ResNet, batch_norm
+from jhmr.nn.regressor import axis_of, backbone_of, learns, torch_bias, torch_dense
+from jhmr.nn.resnet import batch_norm
 
 MESHES = ("graph", "fc")
 STARTS = ("authors", "mean")
@@ -45,10 +45,7 @@ class MeshNet(nn.Module):
   @nn.compact
   def __call__(self, image, template, adjacency, train):
     """Normalised crops [B, S, S, 3], template [n, 3], its Adjacency -> (vertices [B, n, 3] metres, camera [B, 3])."""
-    dtype = jnp.dtype(self.dtype)
-    backbone = ResNet(self.backbone, dtype, self.axis_name if self.batch_norm == "sync" else None, self.remat,
-                      name="backbone")
-    features = backbone(image, train and self.batch_norm != "frozen")
+    dtype, features = jnp.dtype(self.dtype), backbone_of(self)(image, learns(self, train))
     if self.mesh == "fc":
       return self._connected(features, template.shape[0])
     return self._graph(features.astype(dtype), graph_conv.inside(adjacency, template).astype(dtype), adjacency)
@@ -116,8 +113,7 @@ class ParameterNet(nn.Module):
   @nn.compact
   def __call__(self, vertices, template, train):
     """vertices [B, n, 3] metres, template [n, 3] -> (matrices [B, 24, 3, 3], betas [B, L]), float32."""
-    train = train and self.batch_norm != "frozen"
-    axis_name = self.axis_name if self.batch_norm == "sync" else None
+    train, axis_name = learns(self, train), axis_of(self)
     x = jnp.concatenate([vertices, jnp.broadcast_to(template[None], vertices.shape)], -1).reshape(len(vertices), -1)
     x = connected(self.hidden, x.shape[-1], self.precision, "fc_0")(x)
     x = nn.relu(batch_norm(train, axis_name, jnp.float32, "bn_0")(x))

@@ -5,8 +5,7 @@ from typing import Any
 from flax import linen as nn
 import jax.numpy as jnp
 from jhmr.nn.coupling import Linear, uniform
-from jhmr.nn.regressor import BATCH_NORM, small_xavier, torch_bias, torch_dense
-from jhmr.nn.resnet import ResNet
+from jhmr.nn.regressor import backbone_of, learns, small_xavier, torch_bias, torch_dense
 
 
 class MultiRegressor(nn.Module):
@@ -124,11 +123,7 @@ class MultiImageRegressor(nn.Module):
   @nn.compact
   def __call__(self, image, start, train):
     """Normalised crops [B, S, S, 3] -> what `MultiRegressor` returns; with train, statistics change and units drop."""
-    if self.batch_norm not in BATCH_NORM:
-      raise ValueError(f"batch_norm is {self.batch_norm!r}, not one of {BATCH_NORM}")
-    axis_name = self.axis_name if self.batch_norm == "sync" else None
-    backbone = ResNet(self.backbone, jnp.dtype(self.dtype), axis_name, self.remat, name="backbone")
-    features = backbone(image, train and self.batch_norm != "frozen")
+    features = backbone_of(self)(image, learns(self, train))
     own = OwnDecoders(self.hypotheses, self.hidden, tuple(x.shape[-1] for x in start), self.spread, name="own")()
     head = MultiRegressor(self.iterations, self.hidden, self.dropout, self.activation, self.apart, name="head")
     return head(features, start, own, train)

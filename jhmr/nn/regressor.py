@@ -68,6 +68,23 @@ class Regressor(nn.Module):
     return tuple(jnp.stack(steps, axis=1) for steps in zip(*history))
 
 
+def axis_of(module):
+  """The axis over which a network's `batch_norm` averages, if any. Raises ValueError for one that does not exist."""
+  if module.batch_norm not in BATCH_NORM:
+    raise ValueError(f"batch_norm is {module.batch_norm!r}, not one of {BATCH_NORM}")
+  return module.axis_name if module.batch_norm == "sync" else None
+
+
+def learns(module, train):
+  """Whether a network's batch norm uses, and moves, the statistics of the batch."""
+  return train and module.batch_norm != "frozen"
+
+
+def backbone_of(module):
+  """The backbone of a network with the attributes of `ImageRegressor`; for its `__call__` or `setup`."""
+  return ResNet(module.backbone, jnp.dtype(module.dtype), axis_of(module), module.remat, name="backbone")
+
+
 class ImageRegressor(nn.Module):
   """A residual backbone and the iterative regressor on its features: the network of HMR and SPIN.
 
@@ -96,11 +113,7 @@ class ImageRegressor(nn.Module):
   @nn.compact
   def __call__(self, image, start, train):
     """Normalised crops [B, S, S, 3] -> what `Regressor` returns; with train, statistics change and units drop."""
-    if self.batch_norm not in BATCH_NORM:
-      raise ValueError(f"batch_norm is {self.batch_norm!r}, not one of {BATCH_NORM}")
-    axis_name = self.axis_name if self.batch_norm == "sync" else None
-    backbone = ResNet(self.backbone, jnp.dtype(self.dtype), axis_name, self.remat, name="backbone")
-    features = backbone(image, train and self.batch_norm != "frozen")
+    features = backbone_of(self)(image, learns(self, train))
     head = Regressor(self.iterations, self.hidden, self.dropout, self.activation, name="head")
     return head(features, start, train)
 

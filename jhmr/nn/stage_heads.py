@@ -9,7 +9,7 @@ from typing import Any
 from flax import linen as nn
 import jax.numpy as jnp
 from jhmr.nn import resnet
-from jhmr.nn.regressor import BATCH_NORM, Regressor
+from jhmr.nn.regressor import axis_of, backbone_of, learns, Regressor
 
 
 class WideStage(nn.Module):
@@ -67,14 +67,12 @@ class StageImageRegressor(nn.Module):
   @nn.compact
   def __call__(self, image, start, train):
     """Normalised crops [B, S, S, 3] -> pose_six_d [B, M, 144], betas [B, M, L], camera [B, M, 3]."""
-    if self.batch_norm not in BATCH_NORM:
-      raise ValueError(f"batch_norm is {self.batch_norm!r}, not one of {BATCH_NORM}")
     if resnet.ARCHITECTURES[self.backbone].locate:
       raise ValueError(f"backbone {self.backbone!r} has features that are not means of its last stage")
-    axis_name, dtype = self.axis_name if self.batch_norm == "sync" else None, jnp.dtype(self.dtype)
-    learns = train and self.batch_norm != "frozen"
-    _, before = resnet.ResNet(self.backbone, dtype, axis_name, self.remat, name="backbone")(image, learns, True)
-    features = WideStage(self.backbone, self.hypotheses, axis_name, dtype, name="stage")(before, learns)
+    train_norm = learns(self, train)
+    _, before = backbone_of(self)(image, train_norm, True)
+    features = WideStage(self.backbone, self.hypotheses, axis_of(self), jnp.dtype(self.dtype), name="stage")(
+        before, train_norm)
     head = Regressor(self.iterations, self.hidden, self.dropout, self.activation, name="head")
     found = head(features.reshape(-1, features.shape[-1]), start, train)
     return tuple(x[:, -1].reshape(*features.shape[:2], -1) for x in found)

@@ -37,9 +37,8 @@ def errors(run, split, load):
     return ({f"{kind}/{m}": values[m] for kind, values in found.items() for m in ERRORS},
             batch["mask"] * batch["has_pose"])
 
-  batches = fit_scores.batches(trained.config, trained.assets, split)
-  parts = [jax.device_get(of_batch(trained.state, batch, trained.assets)) for batch in batches]
-  return {name: np.concatenate([values[name][keep > 0] for values, keep in parts]) for name in parts[0][0]}
+  return fit_scores.over_split(trained.config, trained.assets, split,
+                               lambda batch: of_batch(trained.state, batch, trained.assets))
 
 
 def replicated(found, split):

@@ -10,8 +10,7 @@ import functools
 import os
 from typing import NamedTuple
 
-import jax
-from jhmr import best_of, checkpoint, evaluate, intervals, joint_prior, parallel, plots, study
+from jhmr import best_of, checkpoint, intervals, joint_prior, plots, study
 from jhmr.studies import prohmr
 import numpy as np
 
@@ -52,15 +51,11 @@ def prepare(config_file, workdir, smoke):
 
 def sets(method, split, load):
   """Every metric of sets of COUNTS hypotheses of every image; see `best_of.make_scorer`."""
-  trained, mapper = load(method.run), parallel.make("pmap", jax.devices()[:1])
+  trained = load(method.run)
   assets = trained.assets | {"best_of_body": best_of.body_of(trained.assets)}
   if method.prior:
     assets["joint_prior"] = joint_prior.load(load(PRIOR).home)
-  opened = evaluate.open_splits(trained.config, assets, mapper, (split,), ("visible",))[split]
-  score = best_of.make_scorer(mapper, trained.system, COUNTS)
-  rows = score(mapper.replicate(trained.state), opened.batches, mapper.replicate(assets))
-  opened.close()
-  return rows
+  return study.score_split(trained, assets, split, functools.partial(best_of.make_scorer, counts=COUNTS))
 
 
 def replicated(found, split):

@@ -7,10 +7,8 @@ Paper: Kolotouros et al., "Probabilistic Modeling for Human Mesh Recovery", ICCV
 import functools
 
 import jax
-from jhmr import (evaluate, fit_files, fit_scores, hypothesis_pass, hypothesis_report, intervals, metrics, parallel,
-                  study)
+from jhmr import fit_files, fit_scores, hypothesis_pass, hypothesis_report, intervals, metrics, study
 from jhmr.body import landmarks
-import numpy as np
 
 NUM_HYPOTHESES = 4096
 NOISE_PX = 5.0         # of noisy keypoints, in a crop of 224 pixels
@@ -28,21 +26,17 @@ def image_errors(run, split, load):
     found = metrics.per_example(trained.system.predict(state, batch, assets), batch, assets)
     return found, batch["mask"] * batch["has_pose"]
 
-  batches = fit_scores.batches(trained.config, trained.assets, split)
-  parts = [jax.device_get(of_batch(trained.state, batch, trained.assets)) for batch in batches]
-  return {m: np.concatenate([values[m][keep > 0] for values, keep in parts]) for m in ERRORS}
+  found = fit_scores.over_split(trained.config, trained.assets, split,
+                                lambda batch: of_batch(trained.state, batch, trained.assets))
+  return {m: found[m] for m in ERRORS}
 
 
 def hypotheses(split, load):
   """Every metric of NUM_HYPOTHESES hypotheses of every image; see `hypothesis_pass.score_hypotheses`."""
   trained = load("prohmr")
-  mapper = parallel.make("pmap", jax.devices()[:1])
   assets = trained.assets | {"hypothesis_body": hypothesis_pass.body_of(trained.assets)}
-  opened = evaluate.open_splits(trained.config, assets, mapper, (split,), ("visible",))[split]
-  score = hypothesis_pass.make_scorer(mapper, trained.system, NUM_HYPOTHESES)
-  rows = score(mapper.replicate(trained.state), opened.batches, mapper.replicate(assets))
-  opened.close()
-  return rows
+  return study.score_split(trained, assets, split,
+                           functools.partial(hypothesis_pass.make_scorer, num=NUM_HYPOTHESES))
 
 
 def keypoint_fits(noise_px, known_px, load):

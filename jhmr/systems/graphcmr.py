@@ -36,7 +36,7 @@ from jhmr.nn import graph_conv
 from jhmr.nn import graphcmr
 from jhmr.nn import regressor
 from jhmr.nn import resnet
-from jhmr.state import AXIS, Prediction, System, TrainState
+from jhmr.state import AXIS, labelled_pose, Prediction, System, TrainState
 import numpy as np
 import optax
 
@@ -108,11 +108,7 @@ def smpl_errors(pose, betas, cam, target, batch, assets, weights, supervision):
   errors = {f"smpl_{n}": e for n, e in point_errors(points, jax.lax.stop_gradient(cam), batch, supervision).items()}
   if weights["smpl_vertices"]:
     errors["smpl_vertices"] = losses.vertices(smpl.forward(assets["body"], betas, pose).vertices, target)
-  return errors | {"pose": losses.pose(pose, _labelled_pose(batch)), "betas": losses.betas(betas, batch["betas"])}
-
-
-def _labelled_pose(batch):
-  return jnp.concatenate([batch["global_orient"], batch["body_pose"]], axis=1)
+  return errors | {"pose": losses.pose(pose, labelled_pose(batch)), "betas": losses.betas(betas, batch["betas"])}
 
 
 def _from_mean(params, mean):
@@ -167,7 +163,7 @@ def build(config):
 
   def net_loss(learned, params, stats, batch, assets, totals):
     (coarse, cam, pose, betas), new = estimate(params | learned, stats, batch["image"], assets, True)
-    target = smpl.forward(assets["body"], batch["betas"], _labelled_pose(batch)).vertices
+    target = smpl.forward(assets["body"], batch["betas"], labelled_pose(batch)).vertices
     errors = graph_errors(coarse, cam, target, batch, assets, config.supervision)
     errors |= smpl_errors(pose, betas, cam, target, batch, assets, weights, config.supervision)
     counted = label_weights(batch, config.supervision)
@@ -197,8 +193,7 @@ def build(config):
 
   def predict(state, batch, assets):
     (coarse, cam, pose, betas), _ = estimate(state.params, state.stats, batch["image"], assets, False)
-    return Prediction(global_orient=pose[:, None, :1], body_pose=pose[:, None, 1:], betas=betas[:, None],
-                      camera=cam[:, None], log_prob=jnp.zeros((len(cam), 1), jnp.float32),
-                      vertices=sparse.multiply(assets["upsampling"], coarse)[:, None])
+    return Prediction.of(pose[:, None], betas[:, None], cam[:, None],
+                         vertices=sparse.multiply(assets["upsampling"], coarse)[:, None])
 
   return System(init, step, predict)

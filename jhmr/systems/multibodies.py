@@ -31,11 +31,12 @@ from jhmr import losses
 from jhmr import multi_hypothesis
 from jhmr import one_loss
 from jhmr import regression
+from jhmr.body import camera
 from jhmr.errors import InputError
 from jhmr.nn import multi_head
 from jhmr.nn import resnet
 from jhmr.nn import stage_heads
-from jhmr.state import AXIS, System
+from jhmr.state import AXIS, Prediction, System
 import jax.numpy as jnp
 
 TERMS = ("keypoints2d", "keypoints3d", "pose", "betas", "vertices", "camera", "keypoints2d_all")
@@ -135,7 +136,7 @@ def build(config):
     batch = regression.weighed(batch) if supervision == "spin49" else batch
     measured, batch = batch["has_keypoints3d"], multi_hypothesis.with_joints(batch, assets)
     points = multi_hypothesis.joints_of(assets["keypoint_body"], *bodies[:2])
-    projected = multi_hypothesis.projected_of(points, bodies[2])
+    projected = camera.project_crop(points, bodies[2])
     best = multi_hypothesis.selected(points, projected, batch, supervision)
     batch |= {} if infer_joints else {"has_keypoints3d": measured}
     learns = lambda index: regression.image_terms(*multi_hypothesis.rows(bodies, index), batch, assets, of_one,
@@ -151,7 +152,7 @@ def build(config):
     """(Prediction of all M, the best guess first, and the joints they are clustered by)."""
     variables = {"params": together(state.params), "batch_stats": together(state.stats)}
     estimates = net.apply(variables, batch["image"], regression.start_values(assets["mean"]), False)
-    found = multi_hypothesis.of_estimates(regression.decode(estimates, convention))
+    found = Prediction.of(*regression.decode(estimates, convention))
     found = multi_hypothesis.weighed(found, assets)
     points = multi_hypothesis.clustered(found, assets)
     return (found, points) if config.supervise_first else multi_hypothesis.best_first(found, points)

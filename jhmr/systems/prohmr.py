@@ -30,7 +30,7 @@ from jhmr.errors import InputError
 from jhmr.nn import folded, regressor, resnet
 from jhmr.nn.critic import Critic, scores
 from jhmr.nn.flow import ConditionalGlow, actnorm_from_data, log_normal
-from jhmr.state import AXIS, Encoded, Latent, Prediction, System, TrainState
+from jhmr.state import AXIS, Encoded, labelled_pose, Latent, Prediction, System, TrainState
 import optax
 
 TERMS = ("keypoints2d_mode", "keypoints2d_exp", "keypoints3d_mode", "keypoints3d_exp", "global_orient_mode",
@@ -188,7 +188,7 @@ def train_flow(nets, params, moments, x, context, key, method, **options):
 
 def known_poses(batch):
   """What the flow models of a batch's labels, [B, 144]."""
-  return from_pose(jnp.concatenate([batch["global_orient"], batch["body_pose"]], axis=1))
+  return from_pose(labelled_pose(batch))
 
 
 class Draws(NamedTuple):
@@ -321,7 +321,6 @@ def build(config):
   def predict(state, batch, assets):
     encoded = latent.encode(state, batch, assets)
     pose, _, density = latent.decode(state, jnp.zeros((batch["image"].shape[0], 1, DIM)), encoded, assets)
-    return Prediction(global_orient=pose[:, :, :1], body_pose=pose[:, :, 1:], betas=encoded.betas[:, None],
-                      camera=encoded.camera[:, None], log_prob=density)
+    return Prediction.of(pose, encoded.betas[:, None], encoded.camera[:, None], density)
 
   return System(init, step, predict, latent)

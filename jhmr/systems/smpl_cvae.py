@@ -12,13 +12,12 @@ Differs from the paper, which says no more than the above:
 
 import jax
 from jhmr import losses
-from jhmr import multi_hypothesis
 from jhmr import one_loss
 from jhmr import regression
 from jhmr.body import smpl
 from jhmr.errors import InputError
 from jhmr.nn import cvae
-from jhmr.state import AXIS, System
+from jhmr.state import AXIS, labelled_pose, Prediction, System
 import jax.numpy as jnp
 
 TERMS = ("keypoints2d", "keypoints3d", "pose", "betas", "vertices", "camera", "kl")
@@ -34,7 +33,7 @@ def check(config):
 
 def encoded(batch, assets):
   """What the encoder sees of the labels: joints and rigid points [B, F] of their bodies, metres."""
-  pose = jnp.concatenate([batch["global_orient"], batch["body_pose"]], axis=1)
+  pose = labelled_pose(batch)
   posed = smpl.forward(assets["keypoint_body"], batch["betas"], pose)
   return jnp.concatenate([posed.joints, posed.vertices], 1).reshape(len(pose), -1)
 
@@ -79,7 +78,7 @@ def build(config):
     variables = {"params": state.params["net"], "batch_stats": state.stats["net"]}
     features = net.apply(variables, batch["image"], method="features")
     estimates = net.apply(variables, features, z, regression.start_values(assets["mean"]), method="decode")
-    return multi_hypothesis.of_estimates(regression.decode(estimates, convention))
+    return Prediction.of(*regression.decode(estimates, convention))
 
   def predict(state, batch, assets):
     return decoded(state, batch, assets, jnp.zeros((len(batch["image"]), 1, latent)))

@@ -21,7 +21,7 @@ from jhmr import regression
 from jhmr.body import rotations
 from jhmr.errors import InputError
 from jhmr.nn import regressor
-from jhmr.state import AXIS, System
+from jhmr.state import AXIS, Prediction, System
 import jax.numpy as jnp
 
 TERMS = ("keypoints2d", "keypoints3d", "pose", "betas", "vertices", "camera", "nll")
@@ -124,7 +124,7 @@ def build(config):
     estimates = net.apply(variables, batch["image"], start(assets["mean"]), False)
     root, means, log_weights, _, betas, cam = mixture(estimates)
     same = lambda x: jnp.broadcast_to(x[:, None], (x.shape[0], count, *x.shape[1:]))
-    return multi_hypothesis.of_estimates((matrices(same(root), means), same(betas), same(cam))), log_weights
+    return Prediction.of(matrices(same(root), means), same(betas), same(cam)), log_weights
 
   def predict(state, batch, assets):
     found, log_weights = components(state, batch, assets)

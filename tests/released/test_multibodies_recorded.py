@@ -6,7 +6,7 @@ import pathlib
 import jax
 import jax.numpy as jnp
 from jhmr import joint_prior, losses, multi_hypothesis, quantise, regression
-from jhmr.body import landmarks, rotations, smpl
+from jhmr.body import camera, landmarks, rotations, smpl
 from jhmr.nn import realnvp
 from jhmr.released import multibodies_prior
 from jhmr.systems import multibodies
@@ -57,7 +57,7 @@ def ours(body):
     bodies = regression.decode(tuple(leaves[k] for k in ("six_d", "betas", "camera")))
     measured, batch = batch["has_keypoints3d"], multi_hypothesis.with_joints(batch, assets)
     points = multi_hypothesis.joints_of(body, *bodies[:2])
-    projected = multi_hypothesis.projected_of(points, bodies[2])
+    projected = camera.project_crop(points, bodies[2])
     best = multi_hypothesis.selected(points, projected, batch, SUPERVISION)
     batch |= {"has_keypoints3d": measured}  # config.infer_joints = False
     of_one = {n: w for n, w in WEIGHTS.items() if n != "keypoints2d_all"} | {"camera": 0.0}

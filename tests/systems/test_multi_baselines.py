@@ -6,7 +6,7 @@ import jax.numpy as jnp
 from jhmr import losses
 from jhmr.body import rotations
 from jhmr.errors import InputError
-from jhmr.nn import cvae, regressor
+from jhmr.nn import regressor
 from jhmr.systems import smpl_cvae, smpl_mdn
 import numpy as np
 import pytest
@@ -41,8 +41,7 @@ def batch(assets):
 @pytest.fixture(scope="module", autouse=True)
 def no_backbone():
   with pytest.MonkeyPatch.context() as patch:
-    for module in (regressor, cvae):
-      patch.setattr(module, "ResNet", lambda *args, name=None: Colours(name=name))
+    patch.setattr(regressor, "ResNet", lambda *args, name=None: Colours(name=name))
     yield
 
 

@@ -5,6 +5,7 @@ import functools
 import jax
 import jax.numpy as jnp
 from jhmr import multi_hypothesis, regression
+from jhmr.body import camera
 from jhmr.errors import InputError
 from jhmr.nn import resnet, stage_heads
 from jhmr.systems import multibodies
@@ -94,7 +95,7 @@ def test_every_hypothesis_learns_from_reprojection_and_cameras_and_nothing_froze
   assert metrics["grad_norm_net"] == 0 and metrics["grad_norm_heads"] > 0
   assert np.any(after.stats["net"]["seen"] != 0), "statistics go on"
   pose, betas, cam = answers(state, batch, assets)
-  projected = jax.jit(lambda body, *x: multi_hypothesis.projected_of(multi_hypothesis.joints_of(body, *x[:2]), x[2]))(
+  projected = jax.jit(lambda body, *x: camera.project_crop(multi_hypothesis.joints_of(body, *x[:2]), x[2]))(
       assets["keypoint_body"], pose, betas, cam)
   off = np.asarray(projected)[:, :, 25:] - batch["keypoints2d"][:, None, 25:, :2]
   np.testing.assert_allclose(metrics["keypoints2d_all"], np.mean(off ** 2), rtol=1e-4)
