@@ -1,8 +1,8 @@
 """What never changes in a run: the body, its surface, the joints-only body, the mean parameters."""
 
-from jhmr import fits_memory, joint_prior, sparse
+from jhmr import fits_memory, joint_prior, sparse, task
 from jhmr.body import joints, landmarks, mesh, poses, pyramid, rotations, smpl
-from jhmr.data import source
+from jhmr.data import lift_source, source
 from jhmr.errors import InputError
 from jhmr.fitting import priors
 from jhmr.nn import graph_conv
@@ -31,10 +31,13 @@ def load(config, training=True, fits=True):
      "mocap": MocapTable, if there is one, "fits": {"pose", "betas", "known"} on the host, if there are any,
      "pose_prior": Gmm, if the config speaks of one, "joint_prior": JointPrior, if there is one,
      "graph": pyramid.Graph, "adjacency": graph_conv.Adjacency, "upsampling": sparse.Table of the coarse mesh's vertices
-     to the body's, "mesh_joints": [K, n] of the coarse mesh, if the config speaks of a pyramid}
+     to the body's, "mesh_joints": [K, n] of the coarse mesh, if the config speaks of a pyramid};
+    for config.task "lifting" {"lift_stats": of `lift_source.statistics`} alone
   Raises:
     InputError: for a file that is missing or is not a body, or fits that say that they are of other data.
   """
+  if task.lifts(config):
+    return {"lift_stats": jax.tree.map(jnp.asarray, lift_source.statistics(config))}
   arrays = smpl.load_arrays(config.body)
   body = smpl.from_arrays(arrays)
   mocap = {"mocap": poses.mocap_table(config.data.mocap)} if config.data.mocap else {}

@@ -13,10 +13,9 @@ from typing import Callable, NamedTuple
 
 import jax.numpy as jnp
 from jhmr import assets as assets_lib
-from jhmr import (best_of, checkpoint, command, files, hypothesis_pass, hypothesis_report, joint_prior, metrics,
-                  parallel, report, systems)
+from jhmr import (best_of, checkpoint, command, files, hypothesis_pass, hypothesis_report, joint_prior, lift_scores,
+                  metrics, parallel, report, systems, task)
 from jhmr.data import source as source_lib
-from jhmr.data import spec
 from jhmr.errors import InputError
 from jhmr.state import Prediction, TrainState
 import ml_collections
@@ -42,9 +41,11 @@ class Split(NamedTuple):
 def open_splits(config, assets, mapper, names=None, optional=()):
   """{name: Split}; its batches have the required fields, and those of `optional` that the split has."""
 
+  fields = source_lib.fields(config)
+
   def opened(name):
     split = source_lib.open_split(config, assets, name, mapper.process_index, mapper.process_count)
-    needed = lambda batch: {k: v for k, v in batch.items() if spec.FIELDS[k].required or k in optional}
+    needed = lambda batch: {k: v for k, v in batch.items() if fields[k].required or k in optional}
     prepare = mapper.rows(lambda state, batch, assets: needed(split.on_device(batch, assets)))
 
     def batches(assets):
@@ -60,14 +61,7 @@ def make_scorer(config, mapper, system):
 
   A mesh that is no posed body (`Prediction.vertices`) has a row of its own.
   """
-  def measure(state, batch, assets):
-    predictions = {"mean pose": predict_mean(state, batch, assets), config.system: system.predict(state, batch, assets)}
-    values = {name: metrics.per_example(p, batch, assets) for name, p in predictions.items()}
-    values |= {f"{name} mesh": metrics.of_mesh(p, batch, assets) for name, p in predictions.items()
-               if p.vertices is not None}
-    return values, batch["mask"] * batch["has_pose"]
-
-  program = mapper.rows(measure)
+  program = mapper.rows((lift_scores.measurer if task.lifts(config) else measurer)(config, system))
 
   def score(state, batches, assets):
     totals, weight = {}, 0.0
@@ -85,6 +79,19 @@ def make_scorer(config, mapper, system):
   return score
 
 
+def measurer(config, system):
+  """measure(state, batch, assets) -> ({method: {name: [B]}}, [B] > 0 for those that count), of the mean pose and a run.
+  """
+  def measure(state, batch, assets):
+    predictions = {"mean pose": predict_mean(state, batch, assets), config.system: system.predict(state, batch, assets)}
+    values = {name: metrics.per_example(p, batch, assets) for name, p in predictions.items()}
+    values |= {f"{name} mesh": metrics.of_mesh(p, batch, assets) for name, p in predictions.items()
+               if p.vertices is not None}
+    return values, batch["mask"] * batch["has_pose"]
+
+  return measure
+
+
 def judged(config):
   """The method of `make_scorer` whose scores tell how far a run is: its mesh where that alone learns, else its body."""
   return f"{config.system} mesh" if config.get("train", "") == "graph" else config.system
@@ -96,9 +103,14 @@ def score_splits(score, state, splits, assets):
           for row in score(state, split.batches, assets)]
 
 
-def summary(scores):
+def columns(config):
+  """Of the table of a run's scores."""
+  return lift_scores.COLUMNS if task.lifts(config) else COLUMNS
+
+
+def summary(config, scores):
   """One line: 'mpjpe_mm 101.2  pa_mpjpe_mm 70.3  ...'."""
-  return "  ".join(f"{name} {scores[name]:.4g}" for name in COLUMNS[3:])
+  return "  ".join(f"{name} {scores[name]:.4g}" for name in columns(config)[3:])
 
 
 def load_run(workdir, step=None, body=None):
@@ -160,6 +172,8 @@ def main(argv):
     raise InputError(f"the folder of --out {args.out!r} does not exist: make it first")
   chunk, counts = args.chunk or hypothesis_pass.CHUNK, best_of.parse(args.best_of) if args.best_of else ()
   config, system, state, assets = load_run(args.workdir, args.step, args.body)
+  if task.lifts(config) and (odd := [name for name in ("hypotheses", "prior", "body") if getattr(args, name)]):
+    raise InputError(f"--{odd[0]} is of bodies in images, but {args.workdir!r} lifts 2D poses: leave it out")
   assets = assets | joint_prior.given(args.prior, system)
   if args.batch_size:
     config = ml_collections.ConfigDict(config)
@@ -168,14 +182,15 @@ def main(argv):
   if args.hypotheses:
     score_many = hypothesis_pass.make_scorer(mapper, system, args.hypotheses, chunk)
     assets = assets | {"hypothesis_body": hypothesis_pass.body_of(assets)}
+  of_sets = lift_scores if task.lifts(config) else best_of
   if counts:
-    score_sets = best_of.make_scorer(mapper, system, counts)
-    assets = assets | {"best_of_body": best_of.body_of(assets)}
+    score_sets = of_sets.make_scorer(mapper, system, counts)
+    assets = assets if task.lifts(config) else assets | {"best_of_body": best_of.body_of(assets)}
   splits = open_splits(config, assets, mapper, args.splits.split(",") if args.splits else None,
-                       ("visible",) if args.hypotheses or counts else ())
+                       ("visible", "action") if args.hypotheses or counts else ())
   state, assets = mapper.replicate(state), mapper.replicate(assets)
   rows = score_splits(make_scorer(config, mapper, system), state, splits, assets)
-  report.table(rows, COLUMNS)
+  report.table(rows, columns(config))
   found = {"step": int(state.step), "rows": rows}
   if args.hypotheses:
     summaries = {name: hypothesis_report.summarise(score_many(state, split.batches, assets))
@@ -183,8 +198,8 @@ def main(argv):
     hypothesis_report.print_tables(summaries, args.hypotheses)
     found["hypotheses"] = hypothesis_report.as_json(summaries, args.hypotheses, chunk)
   if counts:
-    sets = {name: best_of.summarise(score_sets(state, split.batches, assets)) for name, split in splits.items()}
-    best_of.print_tables(sets, counts)
+    sets = {name: of_sets.summarise(score_sets(state, split.batches, assets)) for name, split in splits.items()}
+    of_sets.print_tables(sets, counts)
     found["best_of"] = {"n": counts, "splits": sets}
   for split in splits.values():
     split.close()

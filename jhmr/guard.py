@@ -9,6 +9,7 @@ Both cost one pass over the state, but for its memory, and no communication.
 import jax
 import jax.numpy as jnp
 from jhmr import state as state_lib
+from jhmr.data import lift_spec
 from jhmr.data import spec
 import numpy as np
 
@@ -100,5 +101,6 @@ def bad_examples(mapper, step, on_device, state, batch, assets):
 
 def _looks(batch):
   """{field: [B] bool, all finite} of the required fields, and the ids."""
-  floats = {k: v for k, v in batch.items() if spec.FIELDS[k].required and jnp.issubdtype(v.dtype, jnp.floating)}
+  fields = spec.FIELDS | lift_spec.FIELDS
+  floats = {k: v for k, v in batch.items() if fields[k].required and jnp.issubdtype(v.dtype, jnp.floating)}
   return {"id": batch["id"]} | {k: jnp.isfinite(v).reshape(v.shape[0], -1).all(-1) for k, v in floats.items()}

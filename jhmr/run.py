@@ -8,15 +8,16 @@ from typing import NamedTuple
 
 import jax
 from jhmr import assets as assets_lib
-from jhmr import checkpoint, command, distributed, evaluate, files, guard, optim, parallel, report, systems
+from jhmr import checkpoint, command, distributed, evaluate, files, guard, optim, parallel, report, systems, task
 from jhmr.data import source as source_lib
 from jhmr.errors import InputError
 import numpy as np
 
 # What a config must have, beside what its system reads; the least value of those that are numbers.
-_LEAST = {"seed": 0, "image_size": 1, "batch_size": 1, "eval_batches": 0, "log_every": 1, "eval_every": 1,
+_LEAST = {"seed": 0, "batch_size": 1, "eval_batches": 0, "log_every": 1, "eval_every": 1,
           "checkpoint_every": 1, "keep": 1, "accumulate": 1, "ema": 0, "skip_bad_steps": 0, "stuck_after_s": 0}
-_NEEDED = (*_LEAST, "system", "body", "mean_params", "duration", "splits", "parallel", "warm_start", "data", "optim")
+_NEEDED = (*_LEAST, "system", "duration", "splits", "parallel", "warm_start", "data", "optim")
+_OF_IMAGES = ("image_size", "body", "mean_params")  # needed too, where a run is about images
 _SAME_MEAN = 1e-5  # what mean parameters may differ by, rounding in other formats
 _INIT_EXAMPLES = 64  # what a system's init sees, whatever the batch size and the number of processes
 
@@ -79,7 +80,7 @@ def prepare(config, workdir, cluster):
   if newest < 0:
     state, origin = make(jax.jit(source.on_device)(first, assets)), "a fresh run"
     if config.warm_start:
-      _check_warm_start(config, assets["mean"])
+      _check_warm_start(config, assets.get("mean"))
       state, origin = checkpoint.warm_start(state, config.warm_start)
     state = distributed.shared(cluster, state)  # another run's best checkpoint may change while processes look
   return Prepared(asked, config, mapper, system, source, splits, assets, make, first, newest, damaged, state, origin)
@@ -93,11 +94,14 @@ def _first_examples(cluster, source, batch_size):
 
 
 def _check_numbers(config):
-  if missing := [k for k in _NEEDED if k not in config]:
+  of_images = () if task.lifts(config) else _OF_IMAGES
+  if missing := [k for k in (*_NEEDED, *of_images) if k not in config]:
     raise InputError(f"the config lacks {', '.join(missing)}: compare it with configs/quickstart.py")
   for name, least in _LEAST.items():
     if config[name] < least:
       raise InputError(f"config.{name} is {config[name]}: give {least} or more")
+  if of_images and config.image_size < 1:
+    raise InputError(f"config.image_size is {config.image_size}: give 1 or more")
   if not config.splits:
     raise InputError("config.splits is empty: name at least one split to score")
   if config.ema >= 1:

@@ -14,7 +14,7 @@ import threading
 import time
 
 import jax
-from jhmr import checkpoint, command, distributed, evaluate, files, guard, pace, pictures, report
+from jhmr import checkpoint, command, distributed, evaluate, files, guard, lift_pictures, pace, pictures, report, task
 from jhmr import run as run_lib
 from jhmr.data import source as source_lib
 from jhmr.errors import InputError
@@ -71,7 +71,8 @@ def train(config, workdir, cluster=distributed.ALONE, profile=False):
 def _introduce(run, state, origin, seconds):
   config, sizes = run.config, {k: sum(x.size for x in jax.tree.leaves(v)) for k, v in state.params.items()}
   report.say(f"{config.system} in {run.workdir}: {origin}")
-  report.say(f"parameters: {', '.join(f'{k} {v:,}' for k, v in sizes.items())}; body {config.body}; "
+  seen = f"poses of {config.data.source}" if task.lifts(config) else f"body {config.body}"
+  report.say(f"parameters: {', '.join(f'{k} {v:,}' for k, v in sizes.items())}; {seen}; "
              f"batch {config.batch_size} on {run.mapper.num_devices} x {jax.devices()[0].device_kind} "
              f"({config.parallel}, processes: {run.cluster.count}); set up in {seconds:.0f} s")
 
@@ -140,7 +141,7 @@ def _tell(run, step, rows):
   score = checkpoint.NOT_SCORED
   for row in rows:
     if row["method"] == evaluate.judged(run.config):
-      report.say(f"step {step}/{run.config.num_steps}  {row['split']}: {evaluate.summary(row)}")
+      report.say(f"step {step}/{run.config.num_steps}  {row['split']}: {evaluate.summary(run.config, row)}")
       report.scalars(run.log, step, row["split"], {k: v for k, v in row.items() if k not in ("split", "method")})
       score = row["pa_mpjpe_mm"] if row["split"] == run.config.splits[0] else score
   return score
@@ -148,12 +149,13 @@ def _tell(run, step, rows):
 
 def _finish(run, state, rows):
   """Scores beside the baseline, and a picture."""
-  report.table(rows, evaluate.COLUMNS)
+  report.table(rows, evaluate.columns(run.config))
   first = run.mapper.local(next(run.splits[run.config.splits[0]].batches(run.assets)))
   if run.cluster.index == 0:
     on_host = lambda tree: jax.tree.map(np.asarray, tree)
     first = jax.tree.map(lambda x: x[:pictures.ON_SHEET], first)
-    sheet = pictures.prediction_sheet(run.system, on_host(guard.averaged(state)), first, on_host(run.assets))
+    draw = lift_pictures if task.lifts(run.config) else pictures
+    sheet = draw.prediction_sheet(run.system, on_host(guard.averaged(state)), first, on_host(run.assets))
     pictures.write(os.path.join(run.workdir, "predictions.png"), sheet)
     report.picture(run.log, int(state.step), "predictions", sheet)
   distributed.agree(run.cluster, 0)  # the others wait here for the picture, not at the end, where waiting is limited

@@ -18,6 +18,9 @@ from typing import Callable, NamedTuple
 
 import numpy as np
 
+from jhmr import task
+from jhmr.data import lift_spec
+from jhmr.data import spec
 from jhmr.data import synthetic
 from jhmr.errors import InputError
 
@@ -80,7 +83,10 @@ def open_source(config, assets, process_index=0, process_count=1):
     InputError: for settings out of range, a data set that is missing or damaged, a batch that does not divide.
   """
   del assets  # nothing to prepare from them yet; part of the interface because preparing may need them
-  local = _local_size(config, process_count)
+  if task.lifts(config):
+    from jhmr.data import lift_source  # it builds on this file
+    return lift_source.open_source(config, process_index, process_count)
+  local = local_size(config, process_count)
   if config.data.source != STREAM:
     from jhmr.data import pipeline  # grain and TFDS take seconds to import: only for those who read from disk
     return pipeline.open_training(config, process_index, process_count)
@@ -131,7 +137,10 @@ def open_split(config, assets, name, process_index=0, process_count=1):
     InputError: when neither has the split; otherwise as `open_source`.
   """
   del assets
-  local = _local_size(config, process_count)
+  if task.lifts(config):
+    from jhmr.data import lift_source
+    return lift_source.open_split(config, name, process_index, process_count)
+  local = local_size(config, process_count)
   if config.data.source != STREAM:
     from jhmr.data import pipeline, records
     if name in records.open_data_set(config.data.source).info.splits:
@@ -164,7 +173,13 @@ def ahead(batch, start, stop, depth=2):
     pool.shutdown(wait=False, cancel_futures=True)
 
 
-def _local_size(config, process_count):
+def fields(config):
+  """{name: Field} of what batches of a config can have."""
+  return lift_spec.FIELDS if task.lifts(config) else spec.FIELDS
+
+
+def local_size(config, process_count):
+  """Rows of every batch that are one process's. Raises InputError when a batch does not divide."""
   if config.batch_size < 1 or config.batch_size % process_count:
     raise InputError(f"config.batch_size {config.batch_size} does not divide over {process_count} processes")
   return config.batch_size // process_count
