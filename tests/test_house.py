@@ -26,7 +26,7 @@ ROOMS = {
     "jhmr.released": ("jhmr.errors", "jhmr.nn", "jhmr.body.pickles", "jhmr.released"),
     "jhmr.fitting": ("jhmr.errors", "jhmr.files", "jhmr.body", "jhmr.fitting"),
     "jhmr.data": ("jhmr.errors", "jhmr.files", "jhmr.body", "jhmr.data", "jhmr.command", "jhmr.report",
-                  "jhmr.task", "jhmr.lifting", "jhmr.fitting.gaussians"),
+                  "jhmr.task", "jhmr.lifting", "jhmr.fitting.gaussians", "jhmr.fitting.npz_files"),
     "jhmr.regression": ("jhmr.errors", "jhmr.body", "jhmr.losses", "jhmr.nn", "jhmr.state"),
     "jhmr.fits_memory": ("jhmr.errors", "jhmr.body", "jhmr.state"),
     "jhmr.pose_prior": ("jhmr.errors", "jhmr.body", "jhmr.nn", "jhmr.checkpoint", "jhmr.command"),
@@ -37,6 +37,7 @@ ROOMS = {
     "jhmr.one_loss": ("jhmr.losses", "jhmr.optim", "jhmr.state"),
     "jhmr.losses": ("jhmr.body", "jhmr.state"),
     "jhmr.metrics": ("jhmr.body", "jhmr.state"),
+    "jhmr.lifting": ("jhmr.body",),
     "jhmr.hypotheses": ("jhmr.body", "jhmr.metrics"),
     "jhmr.quantise": (),
     "jhmr.sampling": ("jhmr.body", "jhmr.quantise", "jhmr.state"),
@@ -51,7 +52,7 @@ ROOMS = {
     "jhmr.checkpoint": ("jhmr.errors", "jhmr.files", "jhmr.state"),
     "jhmr.systems": ("jhmr.errors", "jhmr.state", "jhmr.losses", "jhmr.metrics", "jhmr.optim", "jhmr.nn", "jhmr.body",
                      "jhmr.regression", "jhmr.fits_memory", "jhmr.fitting", "jhmr.pose_prior", "jhmr.joint_prior",
-                     "jhmr.multi_hypothesis", "jhmr.once", "jhmr.one_loss", "jhmr.sparse"),
+                     "jhmr.multi_hypothesis", "jhmr.once", "jhmr.one_loss", "jhmr.sparse", "jhmr.lifting"),
 }
 # Peers are imported inside the functions that run them, builders' TFDS inside theirs.
 NEVER = {"tensorflow", "torch", "smplx", "torchvision"}
