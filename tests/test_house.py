@@ -34,6 +34,7 @@ ROOMS = {
     "jhmr.one_loss": ("jhmr.losses", "jhmr.optim", "jhmr.state"),
     "jhmr.losses": ("jhmr.body", "jhmr.state"),
     "jhmr.metrics": ("jhmr.body", "jhmr.state"),
+    "jhmr.lifting": ("jhmr.body",),
     "jhmr.hypotheses": ("jhmr.body", "jhmr.metrics"),
     "jhmr.quantise": (),
     "jhmr.sampling": ("jhmr.body", "jhmr.quantise", "jhmr.state"),
@@ -48,7 +49,7 @@ ROOMS = {
     "jhmr.checkpoint": ("jhmr.errors", "jhmr.files", "jhmr.state"),
     "jhmr.systems": ("jhmr.errors", "jhmr.state", "jhmr.losses", "jhmr.metrics", "jhmr.optim", "jhmr.nn", "jhmr.body",
                      "jhmr.regression", "jhmr.fits_memory", "jhmr.fitting", "jhmr.pose_prior", "jhmr.joint_prior",
-                     "jhmr.multi_hypothesis", "jhmr.once", "jhmr.one_loss", "jhmr.sparse"),
+                     "jhmr.multi_hypothesis", "jhmr.once", "jhmr.one_loss", "jhmr.sparse", "jhmr.lifting"),
 }
 # Peers are imported inside the functions that run them, builders' TFDS inside theirs.
 NEVER = {"tensorflow", "torch", "smplx", "torchvision"}
