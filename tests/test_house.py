@@ -51,7 +51,8 @@ ROOMS = {
     "jhmr.checkpoint": ("jhmr.errors", "jhmr.files", "jhmr.state"),
     "jhmr.systems": ("jhmr.errors", "jhmr.state", "jhmr.losses", "jhmr.metrics", "jhmr.optim", "jhmr.nn", "jhmr.body",
                      "jhmr.regression", "jhmr.fits_memory", "jhmr.fitting", "jhmr.pose_prior", "jhmr.joint_prior",
-                     "jhmr.multi_hypothesis", "jhmr.once", "jhmr.one_loss", "jhmr.sparse", "jhmr.lifting"),
+                     "jhmr.multi_hypothesis", "jhmr.once", "jhmr.one_loss", "jhmr.sparse", "jhmr.lifting",
+                     "jhmr.lift_losses", "jhmr.sampling"),
 }
 # Peers are imported inside the functions that run them, builders' TFDS inside theirs.
 NEVER = {"tensorflow", "torch", "smplx", "torchvision"}
