@@ -36,6 +36,7 @@ ROOMS = {
                               "jhmr.regression", "jhmr.state"),
     "jhmr.one_loss": ("jhmr.losses", "jhmr.optim", "jhmr.state"),
     "jhmr.losses": ("jhmr.body", "jhmr.state"),
+    "jhmr.lift_losses": ("jhmr.state",),
     "jhmr.metrics": ("jhmr.body", "jhmr.state"),
     "jhmr.lifting": ("jhmr.body",),
     "jhmr.hypotheses": ("jhmr.body", "jhmr.metrics"),
@@ -52,7 +53,8 @@ ROOMS = {
     "jhmr.checkpoint": ("jhmr.errors", "jhmr.files", "jhmr.state"),
     "jhmr.systems": ("jhmr.errors", "jhmr.state", "jhmr.losses", "jhmr.metrics", "jhmr.optim", "jhmr.nn", "jhmr.body",
                      "jhmr.regression", "jhmr.fits_memory", "jhmr.fitting", "jhmr.pose_prior", "jhmr.joint_prior",
-                     "jhmr.multi_hypothesis", "jhmr.once", "jhmr.one_loss", "jhmr.sparse", "jhmr.lifting"),
+                     "jhmr.multi_hypothesis", "jhmr.once", "jhmr.one_loss", "jhmr.sparse", "jhmr.lifting",
+                     "jhmr.lift_losses", "jhmr.sampling"),
 }
 # Peers are imported inside the functions that run them, builders' TFDS inside theirs.
 NEVER = {"tensorflow", "torch", "smplx", "torchvision"}
@@ -110,7 +112,8 @@ def test_the_core_never_imports_torch_tensorflow_or_smplx():
   assert out.stdout.strip().splitlines()[-1] == "[]"
 
 
-@pytest.mark.parametrize("module", ["jhmr.losses", "jhmr.metrics", "jhmr.hypotheses", "jhmr.quantise"])
+@pytest.mark.parametrize("module", ["jhmr.losses", "jhmr.lift_losses", "jhmr.metrics", "jhmr.hypotheses",
+                                    "jhmr.quantise"])
 def test_every_loss_and_metric_names_its_source(module):
   module = importlib.import_module(module)
   for name, f in vars(module).items():
