@@ -31,6 +31,7 @@ ROOMS = {
     "jhmr.joint_prior": ("jhmr.errors", "jhmr.body", "jhmr.nn", "jhmr.checkpoint", "jhmr.command", "jhmr.regression"),
     "jhmr.multi_hypothesis": ("jhmr.errors", "jhmr.body", "jhmr.joint_prior", "jhmr.quantise", "jhmr.regression",
                               "jhmr.state"),
+    "jhmr.lift_baselines": ("jhmr.errors", "jhmr.body", "jhmr.nn", "jhmr.one_loss", "jhmr.regression", "jhmr.state"),
     "jhmr.one_loss": ("jhmr.losses", "jhmr.optim", "jhmr.state"),
     "jhmr.losses": ("jhmr.body", "jhmr.state"),
     "jhmr.metrics": ("jhmr.body", "jhmr.state"),
@@ -48,7 +49,8 @@ ROOMS = {
     "jhmr.checkpoint": ("jhmr.errors", "jhmr.files", "jhmr.state"),
     "jhmr.systems": ("jhmr.errors", "jhmr.state", "jhmr.losses", "jhmr.metrics", "jhmr.optim", "jhmr.nn", "jhmr.body",
                      "jhmr.regression", "jhmr.fits_memory", "jhmr.fitting", "jhmr.pose_prior", "jhmr.joint_prior",
-                     "jhmr.multi_hypothesis", "jhmr.once", "jhmr.one_loss", "jhmr.sparse"),
+                     "jhmr.multi_hypothesis", "jhmr.once", "jhmr.one_loss", "jhmr.sparse", "jhmr.lift_baselines",
+                     "jhmr.sampling"),
 }
 # Peers are imported inside the functions that run them, builders' TFDS inside theirs.
 NEVER = {"tensorflow", "torch", "smplx", "torchvision"}
