@@ -134,7 +134,10 @@ def keypoints3d(predicted, target, hips):
 
 
 def centred(points, hips):
-  """Joints [..., K, 3] with the middle of the two at positions `hips` at the origin."""
+  """Joints [..., K, 3] with the middle of the two at positions `hips` at the origin.
+
+  Source: SPIN, authors' `train/trainer.py:keypoint_3d_loss`; 3D Multi-bodies, authors' code, likewise.
+  """
   return points - jnp.mean(points[..., np.array(hips), :], axis=-2, keepdims=True)
 
 
