@@ -58,7 +58,7 @@ def test_it_learns_a_batch(name):
     assert errors(found).mean() < 1.5 * half  # one pose for two labels is between them at best
 
 
-@pytest.mark.parametrize("name", [*list(SYSTEMS)[:2], pytest.param("prohmr_lift", marks=pytest.mark.slow)])
+@pytest.mark.parametrize("name", ["martinez", *(pytest.param(n, marks=pytest.mark.slow) for n in list(SYSTEMS)[1:])])
 def test_two_devices_do_as_one(name):
   _, state, step = started(name)
   hidden = BATCH | {"mask": np.float32(np.arange(32) != 31), "has_pose3d": np.float32(np.arange(32) % 5 < 3)}
@@ -156,6 +156,7 @@ def test_sets_of_a_mixture_are_means_in_order_of_weight_then_samples():
   assert errors(five)[:, :3].min(1).mean() < 0.9 * errors(one).mean()
 
 
+@pytest.mark.slow
 def test_sets_of_samples_begin_with_the_likeliest_mean_alone():
   _, state, _, _ = learned("lift_mdn")
   system = lift_mdn.build(lift_baseline_config.get_config("lift_mdn", sets="samples"))
@@ -221,7 +222,7 @@ def configs():
   return scope
 
 
-@pytest.mark.parametrize("mode", ["martinez", "mdn", "prohmr", "prohmr,released"])
+@pytest.mark.parametrize("mode", ["martinez", "mdn", "prohmr,released", pytest.param("prohmr", marks=pytest.mark.slow)])
 def test_configs_build_networks_of_the_authors_sizes(mode):
   config = optim.resolve(configs()["get_config"](mode), 0)
   state = jax.eval_shape(SYSTEMS[config.system].build(config).init, jax.random.key(0), BATCH, ASSETS)
