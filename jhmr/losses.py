@@ -11,6 +11,8 @@ together. It is meant to be differentiated on each device and the gradients aver
 The mean of the devices' own masked means would not be that, since devices have different numbers of labels.
 """
 
+import math
+
 import jax
 import jax.numpy as jnp
 from jhmr.state import AXIS
@@ -132,7 +134,10 @@ def keypoints3d(predicted, target, hips):
 
 
 def centred(points, hips):
-  """Joints [..., K, 3] with the middle of the two at positions `hips` at the origin."""
+  """Joints [..., K, 3] with the middle of the two at positions `hips` at the origin.
+
+  Source: SPIN, authors' `train/trainer.py:keypoint_3d_loss`; 3D Multi-bodies, authors' code, likewise.
+  """
   return points - jnp.mean(points[..., np.array(hips), :], axis=-2, keepdims=True)
 
 
@@ -172,6 +177,20 @@ def camera(predicted):
   Source: SPIN, authors' `train/trainer.py`, the last term of the loss.
   """
   return jnp.exp(-10.0 * predicted[..., 0]) ** 2
+
+
+def mixture_log_likelihoods(target, means, log_weights, log_variance):
+  """log(w_k N(target; mean_k, variance_k)) of every component of a mixture of Gaussians.
+
+  Args:
+    target: [B, D].  means: [B, K, D].  log_weights, log_variance: [B, K]; one variance for all D.
+  Returns:
+    [B, K] nats; their logsumexp over K is the log-density.
+  Source: Li and Lee 2019, authors' `mean_log_Gaussian_like`; 3D Multi-bodies (Biggs et al. 2020), Eq. 9.
+  """
+  square = jnp.sum((target[:, None] - means) ** 2, -1)
+  size = target.shape[-1]
+  return log_weights - 0.5 * (square * jnp.exp(-log_variance) + size * (log_variance + math.log(2 * math.pi)))
 
 
 def adversarial(fake_scores):

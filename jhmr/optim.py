@@ -15,9 +15,9 @@ import optax
 DEFAULTS = {
     "name": "adam",           # "adam" | "adamw", whose decay is decoupled from the gradient
     "learning_rate": 1e-4,    # the highest one
-    "schedule": "constant",   # "constant" | "cosine", which ends at 0 with the last step | "staircase"
+    "schedule": "constant",   # "constant" | "cosine", which ends at 0 with the last step | "staircase" | "exponential"
     "warmup": "0 steps",      # linear from 0 before that
-    "decay_every": "",        # of a staircase: after each such duration ...
+    "decay_every": "",        # of a staircase: after each such duration; of an exponential: over it ...
     "decay": 0.1,             # ... the rate is multiplied by this
     "weight_decay": 0.0,      # with "adam" added to the gradient, as torch's Adam does
     "clip_norm": 0.0,         # the gradient's global norm is cut to this; 0: never
@@ -85,22 +85,23 @@ def make_schedule(config, num_steps):
   """Learning rate at each step, as a function of the number of finished updates; durations are in steps here.
 
   Raises:
-    InputError: for an unknown schedule, a warm-up that is longer than the run, or a staircase without treads.
+    InputError: for an unknown schedule, a warm-up that is longer than the run, or a decay without its duration.
   """
   c = settings(config)
   warmup = count_steps(c["warmup"], "optim.warmup", 1, 0, num_steps)
-  if c["schedule"] not in ("constant", "cosine", "staircase"):
-    raise InputError(f"optimiser field schedule is {c['schedule']!r}: use 'constant', 'cosine' or 'staircase'")
+  if c["schedule"] not in ("constant", "cosine", "staircase", "exponential"):
+    raise InputError(f"optimiser field schedule is {c['schedule']!r}: use 'constant', 'cosine', 'staircase' or "
+                     "'exponential'")
   if warmup > num_steps:
     raise InputError(f"optimiser field warmup is {warmup} of {num_steps} steps: make it smaller")
   after = optax.constant_schedule(c["learning_rate"])
   if c["schedule"] == "cosine" and num_steps > warmup:
     after = optax.cosine_decay_schedule(c["learning_rate"], num_steps - warmup)
-  if c["schedule"] == "staircase":
+  if c["schedule"] in ("staircase", "exponential"):
     every = count_steps(c["decay_every"], "optim.decay_every", 1, 0, num_steps)
     if every < 1:
-      raise InputError("optimiser field decay_every is 0: give the duration of one tread of the staircase")
-    after = optax.exponential_decay(c["learning_rate"], every, c["decay"], staircase=True)
+      raise InputError("optimiser field decay_every is 0: give the duration in which the rate goes down by decay")
+    after = optax.exponential_decay(c["learning_rate"], every, c["decay"], staircase=c["schedule"] == "staircase")
   before = optax.linear_schedule(0.0, c["learning_rate"], warmup)
   return optax.join_schedules([before, after], [warmup]) if warmup else after
 

@@ -47,7 +47,7 @@ def test_cosine_with_warm_up_rises_then_ends_at_zero():
   np.testing.assert_allclose(rates[4:], 1 + np.cos(np.pi * np.arange(9) / 8), atol=1e-6)
 
 
-@pytest.mark.parametrize("schedule", ["constant", "cosine", "staircase"])
+@pytest.mark.parametrize("schedule", ["constant", "cosine", "staircase", "exponential"])
 @pytest.mark.parametrize("name", ["adam", "adamw"])
 def test_state_is_strongly_typed_before_and_after_a_step(name, schedule):
   config = {"name": name, "schedule": schedule, "warmup": "2", "decay_every": "3", "weight_decay": 1e-4,
@@ -64,6 +64,12 @@ def test_state_is_strongly_typed_before_and_after_a_step(name, schedule):
 def test_a_staircase_goes_down_by_its_factor_after_every_tread():
   schedule = optim.make_schedule({"learning_rate": 2.0, "schedule": "staircase", "decay_every": "3", "decay": 0.5}, 9)
   np.testing.assert_allclose([float(schedule(i)) for i in range(9)], [2] * 3 + [1] * 3 + [0.5] * 3, rtol=1e-6)
+
+
+def test_an_exponential_goes_down_by_its_factor_over_every_duration():
+  fields = {"learning_rate": 2.0, "schedule": "exponential", "decay_every": "3 steps", "decay": 0.5}
+  schedule = optim.make_schedule(fields, 9)
+  np.testing.assert_allclose([float(schedule(i)) for i in range(9)], 2 * 0.5 ** (np.arange(9) / 3), rtol=1e-6)
 
 
 @pytest.mark.parametrize("text, steps_", [
@@ -120,7 +126,7 @@ def test_a_batch_that_does_not_divide_into_parts_is_refused():
 @pytest.mark.parametrize("config, message", [
     ({"name": "sgd"}, "name is 'sgd'"), ({"schedule": "step"}, "schedule is 'step'"),
     ({"warmup": "11 steps"}, "warmup is 11"),
-    ({"schedule": "staircase"}, "decay_every"), ({"lr": 1.0}, r"\['lr'\] do not exist")])
+    ({"schedule": "staircase"}, "decay_every"), ({"schedule": "exponential"}, "decay_every"), ({"lr": 1.0}, r"\['lr'\] do not exist")])
 def test_unknown_fields_and_values_are_refused(config, message):
   with pytest.raises(InputError, match=message):
     optim.make_optimizer(config, 10)

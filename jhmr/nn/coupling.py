@@ -43,9 +43,21 @@ class Linear(nn.Module):
 
 
 class BatchNorm(nn.Module):
-  """Batch norm of rows as in torch, whose running variance is the unbiased one, with rows that may not count."""
+  """Batch norm of rows, some of which may not count.
+
+  Attributes:
+    size: C.
+    axis_name: the mapped axis whose rows are averaged too, or None.
+    epsilon: added to the variance.
+    rate: how far running statistics move towards those of a batch.
+    unbiased: whether the running variance is the unbiased one.
+  The default constants are torch's.
+  """
   size: int
   axis_name: Any
+  epsilon: float = EPSILON
+  rate: float = 0.1
+  unbiased: bool = True
 
   def setup(self):
     self.scale = self.param("scale", nn.initializers.ones, (self.size,), jnp.float32)
@@ -55,7 +67,7 @@ class BatchNorm(nn.Module):
 
   def fold(self):
     """(factor [C], offset [C]) of evaluation."""
-    factor = self.scale * jax.lax.rsqrt(self.var.value + EPSILON)
+    factor = self.scale * jax.lax.rsqrt(self.var.value + self.epsilon)
     return factor, self.bias - factor * self.mean.value
 
   def __call__(self, x, train, weight):
@@ -65,11 +77,11 @@ class BatchNorm(nn.Module):
       ones = jnp.ones(x.shape[:-1] + (1,), x.dtype)
       mean, var, count = moments(x, ones if weight is None else weight, self.axis_name)
       if not self.is_initializing():
-        unbiased = var * count / jnp.maximum(count - 1, 1)
-        momentum = jnp.where(count > 1, 0.1, 0.0)  # one row has no variance
-        self.mean.value += momentum * (mean - self.mean.value)
-        self.var.value += momentum * (unbiased - self.var.value)
-    y = (x - mean) * (self.scale * jax.lax.rsqrt(var + EPSILON)) + self.bias
+        spread = var * count / jnp.maximum(count - 1, 1) if self.unbiased else var
+        rate = jnp.where(count > 1, self.rate, 0.0)  # one row has no variance
+        self.mean.value += rate * (mean - self.mean.value)
+        self.var.value += rate * (spread - self.var.value)
+    y = (x - mean) * (self.scale * jax.lax.rsqrt(var + self.epsilon)) + self.bias
     # Rows that do not count may be far from the statistics of few others: infinite, after some layers.
     return y if weight is None else jnp.where(weight > 0, y, 0.0)
 

@@ -27,7 +27,8 @@ import jax.numpy as jnp
 from jhmr import losses, optim
 from jhmr.body import camera, joints, rotations, smpl
 from jhmr.errors import InputError
-from jhmr.nn import folded, regressor, resnet
+from jhmr.nn import flow as flow_lib
+from jhmr.nn import regressor, resnet
 from jhmr.nn.critic import Critic, scores
 from jhmr.nn.flow import ConditionalGlow, actnorm_from_data, log_normal
 from jhmr.state import AXIS, Encoded, labelled_pose, Latent, Prediction, System, TrainState
@@ -42,7 +43,6 @@ NUM_JOINTS = 44
 PELVIS = joints.index("prohmr44", "pelvis")
 POSE_NOISE = 0.005  # added to the 6D of known poses, which never change in some joints. Source: authors' code
 DIM = 24 * 6
-MANY = 2 * DIM  # hypotheses for which the flow is worth folding: two thirds of the time for thousands
 
 
 def check(config):
@@ -179,13 +179,6 @@ def look(nets, params, stats, image, mean, train):
   return context, betas, cam, new.get("batch_stats", stats["backbone"])
 
 
-def train_flow(nets, params, moments, x, context, key, method, **options):
-  """One training call of the flow, which changes its batch-norm moments: (first result, moments)."""
-  out, new = nets.flow.apply({"params": params["flow"], "batch_stats": moments}, x, context, True, method=method,
-                             rngs={"dropout": key}, mutable=["batch_stats"], **options)
-  return out[0], new.get("batch_stats", moments)
-
-
 def known_poses(batch):
   """What the flow models of a batch's labels, [B, 144]."""
   return from_pose(labelled_pose(batch))
@@ -212,7 +205,7 @@ def bodies(nets, params, stats, batch, assets, draws):
     (pose [B, S, 24, 3, 3], six_d [B, S, 24, 6], betas [B, 10], camera [B, 3], log_prob [B], new moments).
   """
   context, betas, cam, moments = look(nets, params, stats, batch["image"], assets["mean"], True)
-  run = functools.partial(train_flow, nets, params)
+  run = functools.partial(flow_lib.training_call, nets.flow, params["flow"])
   flow_stats, made = stats["flow"], []
   if draws.z.shape[1]:
     made, flow_stats = run(flow_stats, draws.z, context, draws.dropout[0], "sample")
@@ -245,9 +238,11 @@ def fresh_state(nets, critic, txs, rng, batch, mean):
 
 def latent_of(nets):
   """The density as functions of a latent; see state.Latent."""
+  def variables(state):
+    return {"params": state.params["net"]["flow"], "batch_stats": state.stats["net"]["flow"]}
+
   def flow(state, *arguments, method):
-    variables = {"params": state.params["net"]["flow"], "batch_stats": state.stats["net"]["flow"]}
-    return nets.flow.apply(variables, *arguments, method=method)
+    return nets.flow.apply(variables(state), *arguments, method=method)
 
   def encode(state, batch, assets):
     context, betas, cam, _ = look(nets, state.params["net"], state.stats["net"], batch["image"], assets["mean"], False)
@@ -255,10 +250,7 @@ def latent_of(nets):
 
   def decode(state, z, encoded, assets):
     del assets
-    if z.shape[0] * z.shape[1] >= MANY:
-      x, log_det = folded.inverse(flow(state, method="fold"), z, encoded.projected)
-    else:
-      x, log_det = flow(state, z, encoded.projected, method="inverse")
+    x, log_det = flow_lib.decode(nets.flow, variables(state), z, encoded.projected)
     return (*to_pose(x), log_normal(z) - log_det)
 
   def log_prob(state, pose, encoded, assets):

@@ -39,20 +39,6 @@ def check(config):
     raise InputError("config.mixture.components must be 1 or more, config.mixture.variance above 0")
 
 
-def log_likelihoods(target, means, log_weights, log_variance):
-  """log(alpha_m N(theta | mu_m, sigma_m)) of every component.
-
-  Args:
-    target: [B, D].  means: [B, M, D].  log_weights, log_variance: [B, M]; one variance for all D.
-  Returns:
-    [B, M] nats.
-  Source: 3D Multi-bodies, Eq. 9.
-  """
-  square = jnp.sum((target[:, None] - means) ** 2, -1)
-  size = target.shape[-1]
-  return log_weights - 0.5 * (square * jnp.exp(-log_variance) + size * (log_variance + math.log(2 * math.pi)))
-
-
 def virtual(likelihoods, means):
   """Means weighted by their posterior: [B, M], [B, M, D] -> [B, D]. Source: 3D Multi-bodies, Eq. 9."""
   return jnp.sum(jax.nn.softmax(likelihoods, -1)[..., None] * means, 1)
@@ -109,7 +95,7 @@ def build(config):
                                start(assets["mean"]), True, rngs={"dropout": key}, mutable=["batch_stats"])
     root, means, log_weights, log_variance, betas, cam = mixture(estimates)
     target = rotations.matrix_to_axis_angle(batch["body_pose"]).reshape(-1, DIM)
-    each = log_likelihoods(target, means, log_weights, log_variance)
+    each = losses.mixture_log_likelihoods(target, means, log_weights, log_variance)
     angles = jnp.where(batch["has_pose"][:, None] > 0, virtual(each, means), means[:, 0])
     batch = regression.weighed(batch) if supervision == "spin49" else batch
     terms = regression.image_terms(matrices(root, angles), betas, cam, batch, assets, of_body, supervision, totals)

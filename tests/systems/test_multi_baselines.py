@@ -73,7 +73,7 @@ def mixture(seed=0, size=6):
 
 def test_equation_9_by_hand():
   target, means, log_weights, log_variance = mixture()
-  found = smpl_mdn.log_likelihoods(target, means, log_weights, log_variance)
+  found = losses.mixture_log_likelihoods(target, means, log_weights, log_variance)
   each = np.array([[np.exp(log_weights[b, m]) * stats.multivariate_normal.pdf(
       target[b], means[b, m], np.exp(log_variance[b, m])) for m in range(M)] for b in range(3)])
   np.testing.assert_allclose(found, np.log(each), rtol=1e-4)
@@ -85,16 +85,19 @@ def test_without_variance_the_nearest_mean_stands_in_and_all_alike_their_average
   target, means, _, _ = mixture()
   even = np.full((3, M), -np.log(M))
   nearest = np.argmin(np.sum((target[:, None] - means) ** 2, -1), 1)
-  sharp = smpl_mdn.log_likelihoods(target, means, even, np.full((3, M), np.log(1e-4)))
+  sharp = losses.mixture_log_likelihoods(target, means, even, np.full((3, M), np.log(1e-4)))
   np.testing.assert_allclose(smpl_mdn.virtual(sharp, means), means[np.arange(3), nearest], atol=1e-4)
-  flat = smpl_mdn.log_likelihoods(target, means, even, np.full((3, M), np.log(1e6)))
+  flat = losses.mixture_log_likelihoods(target, means, even, np.full((3, M), np.log(1e6)))
   np.testing.assert_allclose(smpl_mdn.virtual(flat, means), means.mean(1), atol=1e-4)
 
 
 def test_gradients_stay_finite_where_every_mean_is_far():
   target, means, log_weights, _ = mixture()
-  value = lambda x: jnp.sum(jax.nn.logsumexp(smpl_mdn.log_likelihoods(target, x, log_weights, np.log(1e-3)), -1)) + (
-      jnp.sum(smpl_mdn.virtual(smpl_mdn.log_likelihoods(target, x, log_weights, np.log(1e-3)), x)))
+
+  def value(x):
+    each = losses.mixture_log_likelihoods(target, x, log_weights, np.log(1e-3))
+    return jnp.sum(jax.nn.logsumexp(each, -1)) + jnp.sum(smpl_mdn.virtual(each, x))
+
   grad = jax.jit(jax.grad(value))(jnp.asarray(100 * means, jnp.float32))
   assert np.isfinite(grad).all() and np.any(grad != 0)
 

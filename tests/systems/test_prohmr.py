@@ -136,7 +136,7 @@ def test_the_density_is_that_of_its_samples_and_highest_at_the_mode(made, batch,
 
 def test_many_hypotheses_are_those_of_few(made, batch, assets):
   system, state = made
-  latent, z = system.latent, jax.random.normal(jax.random.key(2), (8, prohmr.MANY // 8, prohmr.DIM))
+  latent, z = system.latent, jax.random.normal(jax.random.key(2), (8, 2 * prohmr.DIM // 8, prohmr.DIM))
   encoded = latent.encode(state, batch, assets)
   decode = jax.jit(lambda z: latent.decode(state, z, encoded, assets))
   many, few = decode(z), [decode(part) for part in jnp.split(z, 2, 1)]
