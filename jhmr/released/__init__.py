@@ -15,7 +15,8 @@ and no torch: `torch_file` reads torch's files without it, `keys` checks and fil
 
 import importlib
 
-KINDS = ("spin", "eft", "prohmr", "graphcmr", "multibodies", "multibodies_prior", "resnet", "vposer1", "vposer2")
+KINDS = ("spin", "eft", "prohmr", "prohmr_skeleton", "graphcmr", "multibodies", "multibodies_prior", "wehrbein", "resnet",
+         "vposer1", "vposer2")
 
 
 def load(kind):
