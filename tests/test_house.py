@@ -32,6 +32,7 @@ ROOMS = {
                          "jhmr.regression"),
     "jhmr.multi_hypothesis": ("jhmr.errors", "jhmr.body", "jhmr.joint_prior", "jhmr.losses", "jhmr.quantise",
                               "jhmr.regression", "jhmr.state"),
+    "jhmr.lift_baselines": ("jhmr.errors", "jhmr.body", "jhmr.nn", "jhmr.one_loss", "jhmr.regression", "jhmr.state"),
     "jhmr.one_loss": ("jhmr.losses", "jhmr.optim", "jhmr.state"),
     "jhmr.losses": ("jhmr.body", "jhmr.state"),
     "jhmr.lift_losses": ("jhmr.state",),
@@ -51,7 +52,8 @@ ROOMS = {
     "jhmr.checkpoint": ("jhmr.errors", "jhmr.files", "jhmr.state"),
     "jhmr.systems": ("jhmr.errors", "jhmr.state", "jhmr.losses", "jhmr.metrics", "jhmr.optim", "jhmr.nn", "jhmr.body",
                      "jhmr.regression", "jhmr.fits_memory", "jhmr.fitting", "jhmr.pose_prior", "jhmr.joint_prior",
-                     "jhmr.multi_hypothesis", "jhmr.once", "jhmr.one_loss", "jhmr.sparse", "jhmr.lifting"),
+                     "jhmr.multi_hypothesis", "jhmr.once", "jhmr.one_loss", "jhmr.sparse", "jhmr.lift_baselines",
+                     "jhmr.lift_losses", "jhmr.lifting", "jhmr.sampling"),
 }
 # Peers are imported inside the functions that run them, builders' TFDS inside theirs.
 NEVER = {"tensorflow", "torch", "smplx", "torchvision"}
