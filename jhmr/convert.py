@@ -10,12 +10,13 @@ r"""Turns weights the authors released into a run of ours.
     python -m jhmr.convert --kind multibodies --from model_epoch_XXXXXXXX.pth --out runs/multibodies_released \
         --config.prior=runs/multibodies_prior
     python -m jhmr.convert --kind wehrbein --from results/original_model/model.pt --out runs/wehrbein_released
+    python -m jhmr.convert --kind mdn --from checkpoint-4338038.index --out runs/mdn_released
     python -m jhmr.convert --kind prohmr_skeleton --from checkpoint.ckpt --out runs/prohmr_skeleton
     python -m jhmr.convert --kind resnet --from resnet50-19c8e357.pth --out runs/imagenet50
 
 A whole system becomes a run at step 0 that evaluate, predict and `train --config.warm_start=...` take. A ResNet becomes
 a backbone, for `train --config.warm_start=...` of any system. Every key of the file is accounted for or nothing is
-written. torch is not needed, and nothing that a file names is executed.
+written. Neither torch nor TensorFlow is needed, and nothing that a file names is executed.
 """
 
 import argparse
@@ -41,7 +42,7 @@ _ROOT = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))  # where a c
 
 def parse(argv):
   parser = argparse.ArgumentParser(prog="python -m jhmr.convert", description=__doc__.split("\n", maxsplit=1)[0])
-  parser.add_argument("--from", dest="source", required=True, help="the released file: .pt, .pth, .npz")
+  parser.add_argument("--from", dest="source", required=True, help="the released file: .pt, .pth, .npz, .index")
   parser.add_argument("--kind", required=True, choices=released.KINDS, help="what it holds")
   parser.add_argument("--out", required=True, help="the new workdir")
   parser.add_argument("--config", help="of the system, FILE.py[:MODE], default the one of --kind; with "
@@ -60,7 +61,7 @@ def main(argv):
   config = _config(args, kind)
   if os.path.exists(args.out) and not (os.path.isdir(args.out) and not os.listdir(args.out)):
     raise InputError(f"--out {args.out!r} exists: give a new folder")
-  arrays = torch_file.read(args.source, kind.INSIDE)
+  arrays = getattr(kind, "read", torch_file.read)(args.source, kind.INSIDE)
   if more := getattr(kind, "settings", lambda _: ())(arrays):
     config = _config(args, kind, more)
   found = kind.convert(arrays, config.net if config else None, args.source)
@@ -69,7 +70,7 @@ def main(argv):
   state, mean = as_state(found), None
   if config:
     assets = _assets(config)
-    if config.get("body", "").startswith("mannequin"):
+    if not _lifts(config) and config.body.startswith("mannequin"):
       report.warn(f"the weights were trained with SMPL, but config.body is {config.body!r}: give --config.body="
                   "SMPL_NEUTRAL.pkl, or betas and meshes will be those of the built-in body")
     for key, file in getattr(kind, "FILES", {}).items():
@@ -102,16 +103,22 @@ def _config(args, kind, more=()):
 
 
 def _shipped(file):
-  """The path of one of our configs, from wherever the command was started."""
-  found = [f for f in (file, os.path.join(_ROOT, file)) if os.path.isfile(f)]
+  """The path of one of our configs, FILE.py[:MODE], from wherever the command was started."""
+  name, *mode = file.split(":")
+  found = [":".join((f, *mode)) for f in (name, os.path.join(_ROOT, name)) if os.path.isfile(f)]
   if not found:
     raise InputError(f"{file!r} is neither here nor beside the package in {_ROOT!r}: name it with --config FILE")
   return found[0]
 
 
+def _lifts(config):
+  """Whether a config's system sees 2D poses, not images."""
+  return "image_size" not in config
+
+
 def _assets(config):
-  """The assets of a config; for systems that lift 2D poses, which have no body, their shapes alone."""
-  if "body" in config:
+  """The assets of a config; for systems that lift 2D poses their shapes alone, which are enough."""
+  if not _lifts(config):
     return assets_lib.load(config)
   shapes = {"2d": (lift_spec.NUM_2D, 2), "3d": (lift_spec.NUM_3D, 3)}
   ones = {f"{name}{of}": np.ones(shape, np.float32) for of, shape in shapes.items() for name in ("mean", "std")}
@@ -132,7 +139,7 @@ def complete(found, config, assets):
   """
   resolved = optim.resolve(config, _EPOCH)
   system = systems.load(resolved)
-  batch = spec.fake_batch(config.image_size, 2) if "image_size" in config else lift_spec.fake_batch(2)
+  batch = lift_spec.fake_batch(2) if _lifts(config) else spec.fake_batch(config.image_size, 2)
   fresh = lambda batch, assets: guard.prepared(system.init(jax.random.key(config.seed), batch, assets), config.ema)
   want = jax.eval_shape(fresh, batch, assets)
   names = [n for n in want.params if n in found.params]
