@@ -100,7 +100,7 @@ def sampler(config):
 def set_up_update(config):
   """(mapped step, state, batch laid out for it) on one device."""
   data, system = lift_spec.fake_batch(config.batch_size), cinn_lifting.build(config)
-  data["pose3d"] *= 0.3
+  data["pose3d"] = np.asarray(lifting.to_pose3d(0.3 * lifting.normalise3d(data["pose3d"])))  # of a person's size
   mapper = parallel.make("pmap", jax.devices()[:1])
   state = mapper.replicate(system.init(jax.random.key(0), data, {}))
   data = {k: jnp.asarray(v) for k, v in mapper.to_devices(data).items()}

@@ -24,7 +24,7 @@ def config():
 
 def test_hypotheses_in_pytorch_are_ours(config):
   params, batch, z = rows.set_up(config, 3, 5)
-  theirs = np.array(rows.peer(config, params, batch, z)()).swapaxes(0, 1)
+  theirs = rows.peer(config, params, batch, z)().numpy().swapaxes(0, 1)
   np.testing.assert_allclose(jax.jit(rows.sampler(config))(params, batch, z), lifting.to_pose3d(theirs), atol=1e-5)
 
 

@@ -16,6 +16,7 @@ NET = ml_collections.ConfigDict(dict(hidden=1024, blocks=2, dropout=0.5, batch_n
     blocks=4, hidden=1024, depth=2, dropout=0.5, legacy_lu=False)))
 
 
+@pytest.mark.slow
 def test_modes_samples_and_densities_are_theirs():
   with np.load(pathlib.Path(__file__).parent / "goldens" / "lifting.npz") as recorded:
     theirs, weights = dict(recorded), inputs.skeleton_weights()
