@@ -71,22 +71,29 @@ def mmd(found, wanted, weight, estimator="paper", axis_name=AXIS):
   return devices * (own + theirs - 2 * mean(kernel(found, all_wanted), pairs, count ** 2))
 
 
-def covariance(points, target, mask):
-  """By how much hypotheses vary less than a detector's heatmaps say they should.
+def spread(points):
+  """How S hypotheses vary: [B, S, J, 2] x and y, each centred at its pelvis -> [B, J, 3] xx, xy and yy, unbiased.
+
+  Source: Wehrbein et al. 2021, section 3.2, the covariance of hypotheses; authors' `covariance_loss`.
+  """
+  x, y = jnp.moveaxis(points - jnp.mean(points, 1, keepdims=True), -1, 0)   # [B, S, J]
+  return jnp.stack([jnp.sum(a * b, 1) for a, b in ((x, x), (x, y), (y, y))], -1) / (points.shape[1] - 1)
+
+
+def covariance(found, target, mask):
+  """By how much hypotheses vary less than a detector's heatmaps say they should, or along other axes.
 
   Args:
-    points: [B, S, J, 2] x and y of S hypotheses, each centred at its pelvis, metres.
-    target: [B, J, 3] xx, xy and yy of the heatmaps' covariance, square metres.
+    found: [B, J, 3] xx, xy and yy of hypotheses, of `spread`, square metres.
+    target: [B, J, 3] the same of heatmaps.
     mask: [B, J], 1 where the detector is unsure.
   Returns:
     [B] square metres, the mean over joints, with zeros where the mask is 0.
   Source: Wehrbein et al. 2021, Eq. 3; authors' `covariance_loss`.
-  Differs: where nothing is to be said the gradient is zero; there it is that of the square root of 1e-30.
+  Differs: where both are equal the gradient is zero; there it is that of the square root of 1e-30.
   """
-  x, y = jnp.moveaxis(points - jnp.mean(points, 1, keepdims=True), -1, 0)   # [B, S, J]
-  spread = lambda a, b: jnp.sum(a * b, 1) / (points.shape[1] - 1)
-  lack = jax.nn.relu(target[..., 0] - spread(x, x)) ** 2 + jax.nn.relu(target[..., 2] - spread(y, y)) ** 2
-  squared = lack + (target[..., 1] - spread(x, y)) ** 2
+  off = target - found
+  squared = jax.nn.relu(off[..., 0]) ** 2 + off[..., 1] ** 2 + jax.nn.relu(off[..., 2]) ** 2
   counts = (mask > 0) & (squared > 0)
   return jnp.mean(jnp.where(counts, mask * jnp.sqrt(jnp.where(counts, squared, 1.0)), 0.0), -1)
 
@@ -114,18 +121,18 @@ def generator(scores):
   return -scores
 
 
-def critic(score, real, fake, share):
-  """What a critic pays for one pose that is real and one that is not.
+def slope_penalty(score, real, fake, share):
+  """How far a critic's slope is from 1, between a pose that is real and one that is not.
 
   Args:
     score: poses [B, D] -> [B].
     real, fake: [B, D], constants.
-    share: [B, 1] in 0..1, uniform: how much of the real pose is in the one where the critic's slope is to be 1.
+    share: [B, 1] in 0..1, uniform: how much of the real pose is in the one that is looked at.
   Returns:
-    (difference [B], penalty [B] before its weight).
+    [B] before the penalty's weight.
   Source: WGAN-GP (Gulrajani et al. 2017); Wehrbein et al. 2021, authors' `calc_gradient_penalty`.
   """
   slope = jax.vmap(jax.grad(lambda x: score(x[None])[0]))(share * real + (1 - share) * fake)
   squared = jnp.sum(slope ** 2, -1)
   norm = jnp.where(squared > 0, jnp.sqrt(jnp.where(squared > 0, squared, 1.0)), 0.0)
-  return score(fake) - score(real), (norm - 1) ** 2
+  return (norm - 1) ** 2

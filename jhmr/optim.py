@@ -106,18 +106,20 @@ def make_schedule(config, num_steps):
   return optax.join_schedules([before, after], [warmup]) if warmup else after
 
 
-def make_optimizer(config, num_steps):
+def make_optimizer(config, num_steps, updates=1):
   """The optimiser of one network.
 
   Args:
     config: a mapping with any of the fields of DEFAULTS, durations in steps (`resolve`).
     num_steps: of the whole run; the schedule ends there.
+    updates: how often it is updated in each step; the schedule counts steps.
   Returns:
     optax.GradientTransformation.
   Raises:
     InputError: for a field or a value that does not exist.
   """
-  c, schedule = settings(config), make_schedule(config, num_steps)
+  c, of_step = settings(config), make_schedule(config, num_steps)
+  schedule = of_step if updates == 1 else lambda count: of_step(count // updates)
   adam = {"b1": c["b1"], "b2": c["b2"], "eps": c["eps"]}
   clip = [optax.clip_by_global_norm(c["clip_norm"])] if c["clip_norm"] else []
   if c["name"] == "adamw":
@@ -128,15 +130,17 @@ def make_optimizer(config, num_steps):
   raise InputError(f"optimiser field name is {c['name']!r}: use 'adam' or 'adamw'")
 
 
-def of_run(config, critic=False):
+def of_run(config, critic=0):
   """A function of no arguments that gives a run's optimisers: {"net": ...}, with a critic also {"critic": ...}.
+
+  critic is how often it is updated in each step, 0 where there is none.
 
   Only training needs them, and the length of the run. Where that is known they are made at once, so that wrong fields
   of config.optim and config.critic_optim are found before anything else.
   """
-  fields = {"net": "optim"} | ({"critic": "critic_optim"} if critic else {})
-  made = functools.cache(lambda: {name: make_optimizer(config[field], config.num_steps)
-                                  for name, field in fields.items()})
+  fields = {"net": ("optim", 1)} | ({"critic": ("critic_optim", int(critic))} if critic else {})
+  made = functools.cache(lambda: {name: make_optimizer(config[field], config.num_steps, updates)
+                                  for name, (field, updates) in fields.items()})
   if "num_steps" in config:
     made()
   return made
