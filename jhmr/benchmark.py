@@ -13,7 +13,7 @@ import cv2
 import jax
 import jax.numpy as jnp
 from jhmr import command, report
-from jhmr.benchmarks import body, data, eft, fitting, flow, graph_conv, graphcmr, growth, hypotheses
+from jhmr.benchmarks import body, data, eft, fitting, flow, gaussians, graph_conv, graphcmr, growth, hypotheses
 from jhmr.benchmarks import input as input_row, lifting, multibodies, precision, quantise, render, smplify, timing
 from jhmr.benchmarks import train, train_prohmr, train_spin
 from jhmr.errors import InputError
@@ -39,6 +39,7 @@ ROWS = {
     "smplify": smplify.fits64,          # 64 people, 49 keypoints each, 100 + 100 steps of Adam
     "smplify_1024": smplify.fits1024,
     "eft": eft.fine_tuned,              # 4 people, a small network fine-tuned for each, 20 evaluations
+    "gaussians": gaussians.fits,        # Gaussians of 1,024 heatmaps
     "quantise": quantise.sets,          # 64 images, 100 hypotheses each -> 5, 10 and 25 that stand for them
     "people": data.rendered_people,     # the on-device stream of labelled images
     "input": input_row.disk_input,      # augmented crops from JPEGs on disk, on one core
