@@ -47,8 +47,8 @@ def parse(argv):
   parser.add_argument("--out", required=True, help="the new workdir")
   parser.add_argument("--config", help="of the system, FILE.py[:MODE], default the one of --kind; with "
                       "--config.key=value for any of its keys")
-  parser.add_argument("--legacy-lu", action="store_true", help="prohmr, prohmr_skeleton: densities as the authors' flow library "
-                      "had them before September 2021; samples are the same either way")
+  parser.add_argument("--legacy-lu", action="store_true", help="prohmr, prohmr_skeleton: densities as the authors' "
+                      "flow library had them before September 2021; samples are the same either way")
   args, args.overrides = parser.parse_known_args(argv[1:])
   if odd := [a for a in args.overrides if not a.startswith("--config.")]:
     parser.error(f"unrecognized arguments: {' '.join(odd)}")

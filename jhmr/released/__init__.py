@@ -16,8 +16,8 @@ and no torch: `torch_file` reads torch's files without it, `tf_file` TensorFlow'
 
 import importlib
 
-KINDS = ("spin", "eft", "prohmr", "prohmr_skeleton", "graphcmr", "multibodies", "multibodies_prior", "wehrbein", "martinez",
-         "mdn", "resnet", "vposer1", "vposer2")
+KINDS = ("spin", "eft", "prohmr", "prohmr_skeleton", "graphcmr", "multibodies", "multibodies_prior", "wehrbein",
+         "martinez", "mdn", "resnet", "vposer1", "vposer2")
 
 
 def load(kind):

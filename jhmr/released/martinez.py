@@ -20,8 +20,8 @@ INPUTS, OUTPUTS = 32, 48  # coordinates of 16 joints
 IGNORED = {"state of the optimiser": re.compile(r"(.*/Adam(_1)?|beta[12]_power)"),
            "step and learning rate": re.compile(r"(learning_rate|global_step)")}
 _MODEL = "linear_model"
-SAID = ("z-scores want the statistics of the poses it was trained with: config.data.source should name Human3.6M's, with "
-        "the same 2D joints, or every number will be off")
+SAID = ("z-scores want the statistics of the poses it was trained with: config.data.source should name Human3.6M's, "
+        "with the same 2D joints, or every number will be off")
 
 
 def settings(arrays):

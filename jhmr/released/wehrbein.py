@@ -40,8 +40,8 @@ def convert(arrays, net, where):
     InputError: when keys or shapes are not those of such a network, or it was made with a newer FrEIA.
   """
   if any(".subnet1." in k for k in arrays):
-    raise InputError(f"{where!r} was made with FrEIA 0.2 or newer, whose couplings limit scales otherwise: give weights "
-                     "of the authors' code with the FrEIA it names")
+    raise InputError(f"{where!r} was made with FrEIA 0.2 or newer, whose couplings limit scales otherwise: give "
+                     "weights of the authors' code with the FrEIA it names")
   arrays, line = keys.split(arrays, IGNORED)
   tree = keys.fill(arrays, entries(net.blocks, net.hidden, net.condition_hidden, net.features), where,
                    "Wehrbein et al.'s network")

@@ -1,7 +1,7 @@
 """Lifting networks of full size and what goes into them, from seeds: the same for the authors' code and for ours.
 
-Everything is in the authors' terms: Wehrbein et al.'s 17 joints with the right leg first, millimetres, seven numbers for
-a Gaussian; ProHMR's 16 + 1 joints, z-scores and metres.
+Everything is in the authors' terms: Wehrbein et al.'s 17 joints with the right leg first, millimetres, seven numbers
+for a Gaussian; ProHMR's 16 + 1 joints, z-scores and metres.
 """
 
 import numpy as np

@@ -1,5 +1,5 @@
-"""Lifting beside numbers of Wehrbein et al.'s code, recorded by `goldens/record_lifting.py`: what the network sees, both
-of its directions, losses, gradients, and the scores of an evaluation."""
+"""Lifting beside numbers of Wehrbein et al.'s code, recorded by `goldens/record_lifting.py`: what the network sees,
+both of its directions, and the scores of an evaluation."""
 
 import pathlib
 

@@ -50,8 +50,10 @@ def rows():
   """Rows of the people; in place of keys, what is drawn between a real pose and another."""
   given = jax.tree.map(jnp.asarray, inputs.as_batch(inputs.people(inputs.BATCH)))
   ones, x = jnp.ones(inputs.BATCH), lifting.normalise3d(given["pose3d"])
-  return cinn_lifting.Rows(  # their best hypotheses are compared with the label as if its pelvis were between its hips
-      x, lifting.normalise2d(given["pose2d"]), lifting.condition(given["gaussians"]), lifting.to_pose3d(x), *lifting.covariance_target(given["gaussians"]), ones, ones, jnp.asarray(inputs.draws()["alpha"]))
+  centred = lifting.to_pose3d(x)  # they compare hypotheses with the label as if its pelvis were between its hips
+  return cinn_lifting.Rows(
+      x, lifting.normalise2d(given["pose2d"]), lifting.condition(given["gaussians"]), centred,
+      *lifting.covariance_target(given["gaussians"]), ones, ones, jnp.asarray(inputs.draws()["alpha"]))
 
 
 def on_one_device(function):

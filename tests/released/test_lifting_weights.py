@@ -1,5 +1,7 @@
 """Files of lifting networks: every key is expected, sizes are read off them, TensorFlow's are read without it."""
 
+import json
+
 import jax
 from jhmr import convert, lift_baselines
 from jhmr.errors import InputError
@@ -148,9 +150,13 @@ def test_a_model_of_skeletons_says_its_sizes_and_its_halves_are_checked():
     prohmr_skeleton.convert(arrays | {odd: arrays[odd] + 1}, net, "a.ckpt")
 
 
-def test_a_checkpoint_becomes_a_run(folder, tmp_path):
-  convert.main(["convert", "--kind", "mdn", "--from", str(folder / "five.index"), "--out", str(tmp_path / "run")])
-  assert (tmp_path / "run" / "config.json").is_file()
+def test_files_become_runs(folder, tmp_path):
+  np.savez(tmp_path / "model.npz", **small_inn())
+  for kind, source, size in (("mdn", folder / "five.index", "components"), ("wehrbein", tmp_path / "model.npz", "net")):
+    run = tmp_path / kind
+    convert.main(["convert", "--kind", kind, "--from", str(source), "--out", str(run)])
+    config = json.loads((run / "config.json").read_text())
+    assert config[size] == 5 if kind == "mdn" else config["net"]["hidden"] == 6 and config["mmd"] == "code"
 
 
 def test_every_number_of_an_inn_arrives_once():
