@@ -14,8 +14,8 @@ import jax
 import jax.numpy as jnp
 from jhmr import command, report
 from jhmr.benchmarks import body, data, eft, fitting, flow, gaussians, graph_conv, graphcmr, growth, hypotheses
-from jhmr.benchmarks import input as input_row, multibodies, precision, quantise, render, smplify, timing, train
-from jhmr.benchmarks import train_prohmr, train_spin
+from jhmr.benchmarks import input as input_row, lifting, multibodies, precision, quantise, render, smplify, timing
+from jhmr.benchmarks import train, train_prohmr, train_spin
 from jhmr.errors import InputError
 
 ROWS = {
@@ -32,6 +32,9 @@ ROWS = {
     "flow": flow.samples,               # samples of one image, with log-probabilities
     "flow_log_prob": flow.log_prob,     # the way back
     "hypotheses": hypotheses.joints_of_one_image,  # 4,096 of one image: 44 joints each, and their projections
+    "lift": lifting.hypotheses,         # 1,000 hypotheses of one 2D pose
+    "lift_64": lifting.hypotheses_of_64,
+    "lift_step": lifting.update,        # one update of lifting, 200 hypotheses of each of its 64 poses
     "fit": fitting.keypoint_fits,       # 64 people, 25 keypoints each
     "smplify": smplify.fits64,          # 64 people, 49 keypoints each, 100 + 100 steps of Adam
     "smplify_1024": smplify.fits1024,

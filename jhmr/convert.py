@@ -9,11 +9,14 @@ r"""Turns weights the authors released into a run of ours.
     python -m jhmr.convert --kind multibodies_prior --from model_epoch_00000412.pth --out runs/multibodies_prior
     python -m jhmr.convert --kind multibodies --from model_epoch_XXXXXXXX.pth --out runs/multibodies_released \
         --config.prior=runs/multibodies_prior
+    python -m jhmr.convert --kind wehrbein --from results/original_model/model.pt --out runs/wehrbein_released
+    python -m jhmr.convert --kind mdn --from checkpoint-4338038.index --out runs/mdn_released
+    python -m jhmr.convert --kind prohmr_skeleton --from checkpoint.ckpt --out runs/prohmr_skeleton
     python -m jhmr.convert --kind resnet --from resnet50-19c8e357.pth --out runs/imagenet50
 
 A whole system becomes a run at step 0 that evaluate, predict and `train --config.warm_start=...` take. A ResNet becomes
 a backbone, for `train --config.warm_start=...` of any system. Every key of the file is accounted for or nothing is
-written. torch is not needed, and nothing that a file names is executed.
+written. Neither torch nor TensorFlow is needed, and nothing that a file names is executed.
 """
 
 import argparse
@@ -26,7 +29,7 @@ import jax.numpy as jnp
 from jhmr import assets as assets_lib
 from jhmr import checkpoint, command, files, guard, optim, released, report, systems
 from jhmr.body import rotations
-from jhmr.data import spec
+from jhmr.data import lift_spec, spec
 from jhmr.errors import InputError
 from jhmr.released import torch_file
 from jhmr.state import TrainState
@@ -39,13 +42,13 @@ _ROOT = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))  # where a c
 
 def parse(argv):
   parser = argparse.ArgumentParser(prog="python -m jhmr.convert", description=__doc__.split("\n", maxsplit=1)[0])
-  parser.add_argument("--from", dest="source", required=True, help="the released file: .pt, .pth, .npz")
+  parser.add_argument("--from", dest="source", required=True, help="the released file: .pt, .pth, .npz, .index")
   parser.add_argument("--kind", required=True, choices=released.KINDS, help="what it holds")
   parser.add_argument("--out", required=True, help="the new workdir")
   parser.add_argument("--config", help="of the system, FILE.py[:MODE], default the one of --kind; with "
                       "--config.key=value for any of its keys")
-  parser.add_argument("--legacy-lu", action="store_true", help="prohmr: densities as the authors' flow library "
-                      "had them before September 2021; samples are the same either way")
+  parser.add_argument("--legacy-lu", action="store_true", help="prohmr, prohmr_skeleton: densities as the authors' "
+                      "flow library had them before September 2021; samples are the same either way")
   args, args.overrides = parser.parse_known_args(argv[1:])
   if odd := [a for a in args.overrides if not a.startswith("--config.")]:
     parser.error(f"unrecognized arguments: {' '.join(odd)}")
@@ -58,7 +61,7 @@ def main(argv):
   config = _config(args, kind)
   if os.path.exists(args.out) and not (os.path.isdir(args.out) and not os.listdir(args.out)):
     raise InputError(f"--out {args.out!r} exists: give a new folder")
-  arrays = torch_file.read(args.source, kind.INSIDE)
+  arrays = getattr(kind, "read", torch_file.read)(args.source, kind.INSIDE)
   if more := getattr(kind, "settings", lambda _: ())(arrays):
     config = _config(args, kind, more)
   found = kind.convert(arrays, config.net if config else None, args.source)
@@ -66,14 +69,14 @@ def main(argv):
     report.say(f"{args.source}: {line}")
   state, mean = as_state(found), None
   if config:
-    assets = assets_lib.load(config)
-    if config.body.startswith("mannequin"):
+    assets = _assets(config)
+    if not _lifts(config) and config.body.startswith("mannequin"):
       report.warn(f"the weights were trained with SMPL, but config.body is {config.body!r}: give --config.body="
                   "SMPL_NEUTRAL.pkl, or betas and meshes will be those of the built-in body")
     for key, file in getattr(kind, "FILES", {}).items():
       if not config[key]:
         report.warn(f"config.{key} is empty: with these weights it should be {file}")
-    state, mean = complete(found, config, assets), _mean(found, assets["mean"])
+    state, mean = complete(found, config, assets), _mean(found, assets.get("mean"))
   write(args.out, state, config, mean)
   counted = ", ".join(f"{k} {sum(x.size for x in jax.tree.leaves(v)):,}" for k, v in state.params.items())
   report.say(f"parameters: {counted}; {args.out} is ready: " + (
@@ -87,7 +90,7 @@ def _config(args, kind, more=()):
     if args.config or args.overrides or args.legacy_lu:
       raise InputError(f"--kind {args.kind} is a part of any system: leave out --config and --legacy-lu")
     return None
-  if args.legacy_lu and args.kind != "prohmr":
+  if args.legacy_lu and not hasattr(kind, "set_legacy_lu"):
     raise InputError(f"--legacy-lu is about ProHMR's flow, which --kind {args.kind} has not: leave it out")
   given = ["convert", f"--config={args.config or _shipped(kind.CONFIG)}"]
   if (system := command.parse_config(given)[0].system) not in kind.SYSTEMS:
@@ -100,11 +103,26 @@ def _config(args, kind, more=()):
 
 
 def _shipped(file):
-  """The path of one of our configs, from wherever the command was started."""
-  found = [f for f in (file, os.path.join(_ROOT, file)) if os.path.isfile(f)]
+  """The path of one of our configs, FILE.py[:MODE], from wherever the command was started."""
+  name, *mode = file.split(":")
+  found = [":".join((f, *mode)) for f in (name, os.path.join(_ROOT, name)) if os.path.isfile(f)]
   if not found:
     raise InputError(f"{file!r} is neither here nor beside the package in {_ROOT!r}: name it with --config FILE")
   return found[0]
+
+
+def _lifts(config):
+  """Whether a config's system sees 2D poses, not images."""
+  return "image_size" not in config
+
+
+def _assets(config):
+  """The assets of a config; for systems that lift 2D poses their shapes alone, which are enough."""
+  if not _lifts(config):
+    return assets_lib.load(config)
+  shapes = {"2d": (lift_spec.NUM_2D, 2), "3d": (lift_spec.NUM_3D, 3)}
+  ones = {f"{name}{of}": np.ones(shape, np.float32) for of, shape in shapes.items() for name in ("mean", "std")}
+  return {"lift_stats": ones}
 
 
 def as_state(found):
@@ -120,7 +138,8 @@ def complete(found, config, assets):
     InputError: when the system of the config has other arrays.
   """
   resolved = optim.resolve(config, _EPOCH)
-  system, batch = systems.load(resolved), spec.fake_batch(config.image_size, 2)
+  system = systems.load(resolved)
+  batch = lift_spec.fake_batch(2) if _lifts(config) else spec.fake_batch(config.image_size, 2)
   fresh = lambda batch, assets: guard.prepared(system.init(jax.random.key(config.seed), batch, assets), config.ema)
   want = jax.eval_shape(fresh, batch, assets)
   names = [n for n in want.params if n in found.params]
@@ -135,9 +154,11 @@ def complete(found, config, assets):
 
 def _mean(found, mean):
   """Mean parameters to write beside the weights, when the config's are not those the weights start from; else None."""
+  if found.start is None:
+    return None
   pose = np.asarray(rotations.matrix_to_six_d(mean["pose"], "spin")).reshape(-1)
   ours = {"pose": pose, "betas": mean["betas"], "camera": mean["camera"]}
-  if found.start is None or all(np.allclose(ours[k], v, atol=1e-6) for k, v in found.start.items()):
+  if all(np.allclose(ours[k], v, atol=1e-6) for k, v in found.start.items()):
     return None
   report.say(f"{', '.join(found.start)} are added to the file's own means: {_MEAN}; when you start another run from "
              "these weights, set its config.mean_params to that file")

@@ -8,14 +8,16 @@ Each gives
     convert(arrays, net, where) -> Converted     {their key: array}, config.net, the file's name for messages
 and may give
     settings(arrays) -> "key=value" each         keys of the config that a file itself decides, such as its sizes
+    read(path, inside) -> {key: array}           of a file that is not torch's
     FILES                                        {key of the config: what file it should name, with such weights}
 
-and no torch: `torch_file` reads torch's files without it, `keys` checks and fills.
+and no torch: `torch_file` reads torch's files without it, `tf_file` TensorFlow's, `keys` checks and fills.
 """
 
 import importlib
 
-KINDS = ("spin", "eft", "prohmr", "graphcmr", "multibodies", "multibodies_prior", "resnet", "vposer1", "vposer2")
+KINDS = ("spin", "eft", "prohmr", "prohmr_skeleton", "graphcmr", "multibodies", "multibodies_prior", "wehrbein",
+         "martinez", "mdn", "resnet", "vposer1", "vposer2")
 
 
 def load(kind):

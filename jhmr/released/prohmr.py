@@ -63,18 +63,15 @@ def convert(arrays, net, where):
     InputError: when keys, shapes or the halves of the couplings are not those of such a network.
   """
   if any(k.startswith("backbone.fc_layers.") for k in arrays):
-    raise InputError(f"{where!r} is ProHMR's model that lifts 2D skeletons, which jhmr does not have: give the one for "
-                     "images")
+    raise InputError(f"{where!r} is ProHMR's model that lifts 2D skeletons: give --kind prohmr_skeleton")
   sizes, critic = sizes_of(net), any(k.startswith("discriminator.") for k in arrays)
   wanted = entries(sizes) + (critic_entries() if critic else [])
-  _check_halves(arrays, sizes.blocks, where)
-  fresh = [k for k in arrays if IGNORED["initialized"].fullmatch(k) and not np.all(arrays[k])]
+  check_halves(arrays, POSE_DIM, sizes.blocks, where)
+  untrained = never_trained(arrays)
   arrays, line = keys.split(arrays, IGNORED)
   start = {name: keys.same(("start", name), theirs, (1, 1, size)) for name, (theirs, size) in _START.items()}
   tree = keys.fill(arrays, [*wanted, *start.values()], where, "ProHMR")
-  said = [f"{len(arrays)} arrays; {line or 'every key was used'}"]
-  if fresh:
-    said.append(f"{', '.join(fresh[:3])} say that the network was never trained")
+  said = [f"{len(arrays)} arrays; {line or 'every key was used'}", *untrained]
   if not critic:
     said.append("no discriminator in it: a run that starts from it has a fresh critic")
   return keys.Converted(tree["params"], tree["stats"], {k: v[0, 0] for k, v in tree["start"].items()}, tuple(said))
@@ -86,24 +83,38 @@ def entries(sizes):
   Source: ProHMR, authors' `models/prohmr.py`, `models/heads/`; their `nflows` for the names inside the flow.
   """
   found = resnet_keys.entries(sizes.backbone, (NET, "backbone"), "backbone.")
-  for block in range(sizes.blocks):
-    found += _block(block, sizes)
+  found += flow_entries(POSE_DIM, sizes.context, sizes)
   head = ("params", NET, "head")
   found += keys.dense((*head, "fc1"), "flow.fc_head.layers.0", sizes.context, sizes.head)
   found += keys.dense((*head, "fc2"), "flow.fc_head.layers.2", sizes.head, NUM_BETAS + 3)
   return found
 
 
-def _block(block, sizes):
+def never_trained(arrays):
+  """Lines for the user where a flag says that a flow's ActNorm has not seen data; none else."""
+  fresh = [k for k in arrays if IGNORED["initialized"].fullmatch(k) and not np.all(arrays[k])]
+  return [f"{', '.join(fresh[:3])} say that the network was never trained"] if fresh else []
+
+
+def flow_entries(dim, context, sizes):
+  """Every array of a flow over vectors of `dim` numbers.
+
+  Args:
+    context: features it is given.  sizes: has blocks, hidden and depth.
+  """
+  return [entry for block in range(sizes.blocks) for entry in _block(block, dim, context, sizes)]
+
+
+def _block(block, dim, context, sizes):
   """ActNorm, linear layer and coupling of one block of the flow."""
-  flow, half, triangle = ("params", NET, "flow"), POSE_DIM // 2, POSE_DIM * (POSE_DIM - 1) // 2
+  flow, half, triangle = ("params", NET, "flow"), dim // 2, dim * (dim - 1) // 2
   actnorm, lu, coupling = (f"{TRANSFORMS}.{3 * block + i}" for i in range(3))
-  found = [keys.same((*flow, f"actnorm_{block}", n), f"{actnorm}.{n}", (POSE_DIM,)) for n in ("log_scale", "shift")]
-  for name, size in (("bias", POSE_DIM), ("unconstrained_upper_diag", POSE_DIM), ("lower_entries", triangle),
+  found = [keys.same((*flow, f"actnorm_{block}", n), f"{actnorm}.{n}", (dim,)) for n in ("log_scale", "shift")]
+  for name, size in (("bias", dim), ("unconstrained_upper_diag", dim), ("lower_entries", triangle),
                      ("upper_entries", triangle)):
     found.append(keys.same((*flow, f"lu_{block}", name), f"{lu}.{name}", (size,)))
   net, ours = f"{coupling}.transform_net", (*flow, f"coupling_{block}")
-  found += keys.dense((*ours, "initial_layer"), f"{net}.initial_layer", half + sizes.context, sizes.hidden)
+  found += keys.dense((*ours, "initial_layer"), f"{net}.initial_layer", half + context, sizes.hidden)
   for i in range(sizes.depth):
     for j in range(2):
       norm, linear = (f"{net}.blocks.{i}.{layers}.{j}" for layers in ("batch_norm_layers", "linear_layers"))
@@ -129,11 +140,11 @@ def critic_entries():
   return found
 
 
-def _check_halves(arrays, blocks, where):
+def check_halves(arrays, dim, blocks, where):
   """Raises InputError where the buffers that say which features a coupling changes, if present, differ from ours."""
   for block in range(blocks):
     for name, first in (("identity_features", block % 2), ("transform_features", 1 - block % 2)):
       key = f"{TRANSFORMS}.{3 * block + 2}.{name}"
-      if key in arrays and not np.array_equal(arrays[key], np.arange(first, POSE_DIM, 2)):
+      if key in arrays and not np.array_equal(arrays[key], np.arange(first, dim, 2)):
         raise InputError(f"{where!r}: {key} is not every second feature from {first}: this flow has other couplings "
                          "than ProHMR's")
