@@ -23,13 +23,13 @@ def get_config(mode="full"):
   adam = dict(name="adam", learning_rate=1e-4, b1=0.5, b2=0.9, schedule="staircase", warmup="0 steps",
               decay_every="72300 steps", decay=0.5, weight_decay=0.0, clip_norm=0.0)
   config = ConfigDict(dict(
+      task="lifting",
       system="cinn_lifting",
       seed=0,
-      body="mannequin",
-      mean_params="",
+      lift_stats="",             # of a run's workdir; "": of this data
       batch_size=704,            # 64 for each of the 2 critic_steps + 1 parts of a step
       duration="74710 steps",    # or epochs, examples
-      splits=("val",),
+      splits=("val", "val_hard"),
       eval_batches=0,
       log_every=100,
       eval_every=5000,
@@ -47,7 +47,7 @@ def get_config(mode="full"):
       mmd="paper",               # "code": with pairs of a point with itself
       clip=15.0,                 # each entry of the network's gradient is cut to this; 0: never
       mode_first=True,           # a set of hypotheses begins with that of z = 0; False: samples alone
-      data=dict(source="stream", num_workers=0, num_threads=8, max_bad_share=0.05),
+      data=dict(source="stream", people=20000, val=2000, val_hard=1000),
       net=dict(blocks=8, hidden=1024, condition=True, condition_hidden=256, features=56, clamp=2.0, dtype="float32"),
       critic=dict(hidden=100, chain_hidden=1000, penalty=10.0),
       optim=adam,
@@ -58,9 +58,10 @@ def get_config(mode="full"):
     config.update(dict(mmd="code", mode_first=False))
     config.net.hidden = 1028
   if "smoke" in wanted:
-    config.update(dict(duration="2 steps", batch_size=24, body="mannequin_small", log_every=1, eval_every=2,
+    config.update(dict(duration="2 steps", batch_size=24, log_every=1, eval_every=2,
                        eval_batches=1, checkpoint_every=2, hypotheses=8, top_k=2, critic_steps=1))
     config.net.update(dict(blocks=2, hidden=16, condition_hidden=16, features=8))
+    config.data.update(dict(people=64, val=16, val_hard=8))
     config.critic.update(dict(hidden=8, chain_hidden=16))
     config.optim.decay_every = config.critic_optim.decay_every = "1 steps"
   return config

@@ -49,8 +49,10 @@ def get_config(mode="martinez"):
     raise ValueError(f"no mode {(odd or [mode])[0]!r} here: martinez, mdn or prohmr; prohmr also with released, all of "
                      "them with smoke")
   config = ConfigDict(dict(
+      task="lifting",
       system="",
       seed=0,
+      lift_stats="",             # of a run's workdir; "": of this data
       batch_size=64,
       duration="4874000 steps",  # 200 epochs of the 1,559,752 poses of Human3.6M; or epochs, examples
       splits=("val", "val_hard"),
@@ -66,7 +68,7 @@ def get_config(mode="martinez"):
       warm_start="",
       stuck_after_s=0,
       missing=0,                 # joints of limbs that are hidden in training
-      data=dict(source="stream"),
+      data=dict(source="stream", people=20000, val=2000, val_hard=1000),
       # Source: Martinez et al. 2017, section 3; authors' recommended flags.
       net=dict(hidden=1024, blocks=2, dropout=0.5, max_norm=True, batch_norm="device"),
       # Source: Martinez et al., authors' `linear_model.py`.
@@ -79,6 +81,7 @@ def get_config(mode="martinez"):
   if "smoke" in wanted:
     config.update(dict(duration="2 steps", batch_size=8, log_every=1, eval_every=2, eval_batches=1, checkpoint_every=2))
     config.net.hidden = 32
+    config.data.update(dict(people=64, val=16, val_hard=8))
     if "prohmr" in wanted:
       config.net.flow.update(dict(blocks=2, hidden=32))
   return config

@@ -27,9 +27,9 @@ import tempfile
 import jax
 import jax.numpy as jnp
 from jhmr import assets as assets_lib
-from jhmr import checkpoint, command, files, guard, optim, released, report, systems
+from jhmr import checkpoint, command, files, guard, optim, released, report, systems, task
 from jhmr.body import rotations
-from jhmr.data import lift_spec, spec
+from jhmr.data import lift_source, lift_spec, spec
 from jhmr.errors import InputError
 from jhmr.released import torch_file
 from jhmr.state import TrainState
@@ -67,17 +67,18 @@ def main(argv):
   found = kind.convert(arrays, config.net if config else None, args.source)
   for line in found.said:
     report.say(f"{args.source}: {line}")
-  state, mean = as_state(found), None
+  state, mean, statistics = as_state(found), None, None
   if config:
     assets = _assets(config)
-    if not _lifts(config) and config.body.startswith("mannequin"):
+    if not task.lifts(config) and config.body.startswith("mannequin"):
       report.warn(f"the weights were trained with SMPL, but config.body is {config.body!r}: give --config.body="
                   "SMPL_NEUTRAL.pkl, or betas and meshes will be those of the built-in body")
     for key, file in getattr(kind, "FILES", {}).items():
       if not config[key]:
         report.warn(f"config.{key} is empty: with these weights it should be {file}")
     state, mean = complete(found, config, assets), _mean(found, assets.get("mean"))
-  write(args.out, state, config, mean)
+    statistics = assets["lift_stats"] if config.get("lift_stats", "") else None
+  write(args.out, state, config, mean, statistics)
   counted = ", ".join(f"{k} {sum(x.size for x in jax.tree.leaves(v)):,}" for k, v in state.params.items())
   report.say(f"parameters: {counted}; {args.out} is ready: " + (
       f"python -m jhmr.evaluate --workdir {args.out}" if config else
@@ -111,14 +112,9 @@ def _shipped(file):
   return found[0]
 
 
-def _lifts(config):
-  """Whether a config's system sees 2D poses, not images."""
-  return "image_size" not in config
-
-
 def _assets(config):
   """The assets of a config; for systems that lift 2D poses their shapes alone, which are enough."""
-  if not _lifts(config):
+  if not task.lifts(config) or config.lift_stats:
     return assets_lib.load(config)
   shapes = {"2d": (lift_spec.NUM_2D, 2), "3d": (lift_spec.NUM_3D, 3)}
   ones = {f"{name}{of}": np.ones(shape, np.float32) for of, shape in shapes.items() for name in ("mean", "std")}
@@ -139,7 +135,7 @@ def complete(found, config, assets):
   """
   resolved = optim.resolve(config, _EPOCH)
   system = systems.load(resolved)
-  batch = lift_spec.fake_batch(2) if _lifts(config) else spec.fake_batch(config.image_size, 2)
+  batch = lift_spec.fake_batch(2) if task.lifts(config) else spec.fake_batch(config.image_size, 2)
   fresh = lambda batch, assets: guard.prepared(system.init(jax.random.key(config.seed), batch, assets), config.ema)
   want = jax.eval_shape(fresh, batch, assets)
   names = [n for n in want.params if n in found.params]
@@ -166,7 +162,7 @@ def _mean(found, mean):
   return {"pose": start["pose"], "shape": start["betas"], "cam": start["camera"]}
 
 
-def write(out, state, config=None, mean=None):
+def write(out, state, config=None, mean=None, statistics=None):
   """Writes a workdir that is there whole or not at all.
 
   Args:
@@ -174,6 +170,7 @@ def write(out, state, config=None, mean=None):
     state: a TrainState at step 0.
     config: of the run, None for a part of one.
     mean: what its mean_params file holds; None leaves config.mean_params as it is.
+    statistics: of `lift_source.statistics`, to lie beside it.
   """
   out = os.path.abspath(out)
   os.makedirs(os.path.dirname(out), exist_ok=True)
@@ -187,6 +184,8 @@ def write(out, state, config=None, mean=None):
       np.savez(os.path.join(scratch, _MEAN), **mean)
       with config.unlocked():
         config.mean_params = f"{command.WORKDIR}/{_MEAN}"  # the folder may be moved
+    if statistics is not None:
+      np.savez(os.path.join(scratch, lift_source.STATISTICS), **statistics)
     if config is not None:
       with files.whole(os.path.join(scratch, "config.json")) as f:
         f.write(command.to_json(config))

@@ -15,6 +15,7 @@ import jax.numpy as jnp
 from jhmr import assets as assets_lib
 from jhmr import (best_of, checkpoint, command, files, hypothesis_pass, hypothesis_report, joint_prior, lift_scores,
                   metrics, parallel, report, systems, task)
+from jhmr.data import lift_source
 from jhmr.data import source as source_lib
 from jhmr.errors import InputError
 from jhmr.state import Prediction, TrainState
@@ -127,6 +128,9 @@ def load_run(workdir, step=None, body=None):
   if body:
     config = ml_collections.ConfigDict(config)
     config.body = body
+  if task.lifts(config) and os.path.isfile(path := os.path.join(workdir, lift_source.STATISTICS)):
+    config = ml_collections.ConfigDict(config)
+    config.lift_stats = path  # the data may be elsewhere by now
   loaded, step = checkpoint.load_for_inference(workdir, step)
   state = TrainState(step=jnp.asarray(step, jnp.int32), opt_state={}, memory={}, **loaded)
   return config, systems.load(config), state, assets_lib.load(config, training=False)

@@ -9,6 +9,7 @@ from typing import NamedTuple
 import jax
 from jhmr import assets as assets_lib
 from jhmr import checkpoint, command, distributed, evaluate, files, guard, optim, parallel, report, systems, task
+from jhmr.data import lift_source
 from jhmr.data import source as source_lib
 from jhmr.errors import InputError
 import numpy as np
@@ -170,6 +171,9 @@ def start(prepared, workdir, cluster, profile=False):
     checkpoint.set_aside(workdir, [step for step, _ in p.damaged])
     with files.whole(os.path.join(workdir, "config.json")) as f:
       f.write(command.to_json(p.asked))
+    if task.lifts(p.config):
+      with files.whole(os.path.join(workdir, lift_source.STATISTICS), "wb") as f:
+        np.savez(f, **p.assets["lift_stats"])
   distributed.agree(cluster, 0)  # nobody looks into the folder before it is in order
   writer = checkpoint.open_writer(workdir, p.config.keep, main)
   if p.state is None:

@@ -8,23 +8,49 @@ import math
 
 import numpy as np
 
+from jhmr import files
+from jhmr import report
+from jhmr.data import heatmaps
+from jhmr.data import lift_people
 from jhmr.data import lift_poses
 from jhmr.data import lift_spec
 from jhmr.data.source import local_size, Source, STREAM
 from jhmr.errors import InputError
+from jhmr.fitting import gaussians
+from jhmr.fitting import npz_files
 
 TRAIN = "train"
+STATISTICS = "lift_stats.npz"  # in a workdir
+_SHAPES = {f"{kind}{of}": shape for of, shape in (("2d", (lift_spec.NUM_2D, 2)), ("3d", (lift_spec.NUM_3D, 3)))
+           for kind in ("mean", "std")}
+
+
+def settings(config):
+  """lift_people.Settings of config.data. Raises InputError for a key that means nothing."""
+  given = {k: v for k, v in config.data.items() if k != "source"}
+  if odd := sorted(given.keys() - set(lift_people.Settings._fields)):
+    raise InputError(f"config.data.{odd[0]} is not a setting of poses: there are source, "
+                     f"{', '.join(lift_people.Settings._fields)}")
+  return lift_people.Settings(**given)
 
 
 @functools.lru_cache(maxsize=2)
-def read(source):
-  """{name: [N, ...]} of the poses that config.data.source names: a file, or rendered people, made once."""
-  return lift_poses.default() if source == STREAM else lift_poses.read(source)
+def _made(chosen):
+  """Poses of rendered people, made once: the arrays of `lift_poses`."""
+  def make():
+    report.say(f"making {chosen.people + chosen.val + chosen.val_hard:,} poses of rendered people, once")
+    return lift_poses.complete(lift_people.made(chosen, report.say), "poses of rendered people")
+
+  name = "lift_people_" + "_".join(str(value).replace("/", "-") for value in chosen)
+  return files.cached(name, [lift_people.__file__, heatmaps.__file__, gaussians.__file__], make)
+
+
+_read = functools.lru_cache(maxsize=2)(lift_poses.read)
 
 
 def rows_of(config, name):
   """The arrays of one split, fields of `lift_spec` alone. Raises InputError when it is empty."""
-  arrays = read(config.data.source)
+  arrays = _made(settings(config)) if config.data.source == STREAM else _read(config.data.source)
   chosen = np.flatnonzero(arrays["split"] == name)
   if not len(chosen):
     raise InputError(f"split {name!r} does not exist in config.data.source {config.data.source!r}: there are "
@@ -68,10 +94,20 @@ def _as_it_is(batch, assets):
 
 
 def statistics(config):
-  """What z-scores of the training split are made with: {"mean2d", "std2d" [16, 2], "mean3d", "std3d" [17, 3]}.
+  """What z-scores are made with: {"mean2d", "std2d" [16, 2], "mean3d", "std3d" [17, 3]}.
 
-  A coordinate that never changes has the deviation 1. Source: Martinez et al. 2017, authors' `data_utils.py`.
+  Those of the file config.lift_stats, as every run leaves one in its workdir; "": of the data's training split. A
+  coordinate that never changes has the deviation 1. Source: Martinez et al. 2017, authors' `data_utils.py`.
+  Raises:
+    InputError: for a file that is not of such numbers.
   """
+  if path := config.get("lift_stats", ""):
+    found = npz_files.read(path, tuple(_SHAPES), "statistics of poses")
+    if odd := [k for k, shape in _SHAPES.items() if k not in found or found[k].shape != shape
+               or not np.all(np.isfinite(found[k])) or k.startswith("std") and np.any(found[k] <= 0)]:
+      raise InputError(f"statistics of poses {path!r}: {odd[0]} is not {_SHAPES[odd[0]]} finite numbers, deviations "
+                       f"above 0: give the {STATISTICS} of a run")
+    return {k: np.asarray(found[k], np.float32) for k in _SHAPES}
   rows, found = rows_of(config, TRAIN), {}
   for name in ("2d", "3d"):
     values = rows[f"pose{name}"].astype(np.float64)
