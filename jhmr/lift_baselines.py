@@ -98,8 +98,8 @@ def hide(x, key, count, layout):
   if not count:
     return x
   _, gone = jax.lax.top_k(jax.random.uniform(key, (len(x), len(LIMBS))), count)                       # [B, count]
-  place = np.array([layout.inputs.index(n) for n in LIMBS])
-  hidden = jnp.any(place[gone][..., None] == np.arange(len(layout.inputs)), 1)                        # [B, K]
+  place = jnp.array([layout.inputs.index(n) for n in LIMBS])
+  hidden = jnp.any(place[gone][..., None] == jnp.arange(len(layout.inputs)), 1)                        # [B, K]
   return jnp.where(jnp.repeat(hidden, 2, -1), 0.0, x)
 
 

@@ -126,7 +126,8 @@ def test_a_batch_that_does_not_divide_into_parts_is_refused():
 @pytest.mark.parametrize("config, message", [
     ({"name": "sgd"}, "name is 'sgd'"), ({"schedule": "step"}, "schedule is 'step'"),
     ({"warmup": "11 steps"}, "warmup is 11"),
-    ({"schedule": "staircase"}, "decay_every"), ({"schedule": "exponential"}, "decay_every"), ({"lr": 1.0}, r"\['lr'\] do not exist")])
+    ({"schedule": "staircase"}, "decay_every"), ({"schedule": "exponential"}, "decay_every"),
+    ({"lr": 1.0}, r"\['lr'\] do not exist")])
 def test_unknown_fields_and_values_are_refused(config, message):
   with pytest.raises(InputError, match=message):
     optim.make_optimizer(config, 10)
