@@ -3,11 +3,9 @@
 A file is an .npz, without pickles, of
 
     heatmaps   [N, 16, 64, 64] float, of the joints of "lift16"; clipped to 0..1
-    pose2d     [N, 16, 2] float, optional: x, y the detector says, in pixels of the heatmap; default its maximum
-    split, actions, action, pose3d   optional, as `data.lift_poses`
+    pose2d     [N, 16, 2] float, optional: x, y the detector says, in pixels of the heatmap; default as `detect`
+    split, actions, action, pose3d, has_pose3d   optional, as `data.lift_poses`
 """
-
-import zipfile
 
 import jax
 import jax.numpy as jnp
@@ -16,11 +14,12 @@ import numpy as np
 from jhmr.data import lift_spec
 from jhmr.errors import InputError
 from jhmr.fitting import gaussians
+from jhmr.fitting import npz_files
 
 SIZE = lift_spec.HEATMAP
 SIGMA_PX = gaussians.SIGMA_PX
 _ERROR_PX = 0.35              # of a joint that is seen, each way
-_WIDE_PX, _LONG = (3.0, 7.5), (1.0, 1.8)  # sigma of a joint that is not, and how much longer one axis is
+_WIDE_PX, _LONG = (2.4, 7.5), (1.0, 1.8)  # sigma of a joint that is not, seldom large; how much longer one axis is
 _DISPLACED = 0.7              # its error, in its own sigmas
 _SEEN_PEAK, _HIDDEN_PEAK = (0.75, 1.0), (0.15, 0.6)
 _SHARE_SECOND = 0.25          # of hidden joints that show a second peak,
@@ -46,7 +45,7 @@ def simulate(key, keypoints_px, visible):
   u = jax.random.uniform(uniform_key, (9, *shape))
   between = lambda u, low_high: low_high[0] + (low_high[1] - low_high[0]) * u
   seen = visible > 0
-  sigma = jnp.where(seen, SIGMA_PX * between(u[0], (0.95, 1.05)), between(u[0], _WIDE_PX))
+  sigma = jnp.where(seen, SIGMA_PX * between(u[0], (0.95, 1.05)), between(u[0] ** 2, _WIDE_PX))
   long = jnp.where(seen, between(u[1], (1.0, 1.05)), between(u[1], _LONG))
   theta = np.pi * (u[2] - 0.5)
   height = jnp.where(seen, between(u[3], _SEEN_PEAK), between(u[3], _HIDDEN_PEAK))
@@ -64,64 +63,55 @@ def simulate(key, keypoints_px, visible):
   return jnp.clip(gaussians.draw(first, SIZE) + gaussians.draw(second, SIZE) + grain, 0.0, 1.0)
 
 
-_CHUNK = 64  # poses fitted at once, when they come from a file
-_fit = jax.jit(gaussians.fit)
+def detect(heatmaps):
+  """Where a detector says the joints are: [..., 64, 64] -> [..., 2] x, y in pixels of the heatmap.
 
-
-def fit(heatmaps, pose2d=None):
-  """Fits of heatmaps of any number of poses, some at a time.
-
-  Args:
-    heatmaps: [N, 16, 64, 64] array, maybe on disk; pose2d: [N, 16, 2] pixels of the heatmap, or None.
-  Returns:
-    (gaussians [N, 16, 6] float32, pose2d [N, 16, 2] float32: where none was given the maximum of the map,
-    how many maps had no fit).
+  The maximum, a quarter of a pixel towards the higher one of its neighbours along each axis.
+  Source: HRNet (Sun et al. 2019), authors' `get_final_preds`.
   """
-  made, where, failed = [], [], 0
-  for first in range(0, len(heatmaps), _CHUNK):
-    maps = np.asarray(heatmaps[first:first + _CHUNK], np.float32)
-    count = len(maps)
-    maps = np.concatenate([maps, np.zeros((_CHUNK - count, *maps.shape[1:]), np.float32)])
-    start = _maxima(maps)
-    if pose2d is not None:
-      start[:count] = pose2d[first:first + count]
-    found = _fit(maps, start)
-    made.append(np.asarray(found.params[:count]))
-    where.append(start[:count])
-    failed += int(np.sum(found.failed[:count]))
-  return np.concatenate(made), np.concatenate(where), failed
+  maps = heatmaps.reshape(-1, SIZE, SIZE)
+  best = jnp.argmax(jnp.max(maps, -1), -1), jnp.argmax(jnp.max(maps, -2), -1)  # y, x: of a single maximum
+  row, column = maps[jnp.arange(len(maps)), best[0]], maps[jnp.arange(len(maps)), :, best[1]]
+  found = jnp.stack([_refined(row, best[1]), _refined(column, best[0])], -1)
+  return found.reshape(*heatmaps.shape[:-2], 2)
 
 
-def _maxima(maps):
-  best = np.argmax(maps.reshape(*maps.shape[:2], -1), -1)
-  return np.stack([best % SIZE, best // SIZE], -1).astype(np.float32)
+def _refined(line, best):
+  value = lambda i: jnp.take_along_axis(line, i[:, None], 1)[:, 0]
+  inside = (best > 0) & (best < SIZE - 1)
+  return best + 0.25 * inside * jnp.sign(value(jnp.minimum(best + 1, SIZE - 1)) - value(jnp.maximum(best - 1, 0)))
+
+
+@jax.jit
+def fit(heatmaps, pose2d):
+  """(gaussians [..., 6], pose2d [..., 2], whether there was no fit [...]) of heatmaps [..., 64, 64].
+
+  pose2d [..., 2] is where the detector found the joint; where it is not finite, `detect` says where.
+  """
+  maps = jnp.clip(heatmaps.astype(jnp.float32), 0.0, 1.0)
+  pose2d = jnp.where(jnp.isfinite(pose2d), pose2d, detect(maps)).astype(jnp.float32)
+  found = gaussians.fit(maps, pose2d)
+  return found.params, pose2d, found.failed
+
+
+_CHUNK = 32  # poses fitted at once, when they come from a file
+_KEYS = ("heatmaps", "pose2d", "pose3d", "has_pose3d", "action", "actions", "split")
 
 
 def read(path):
-  """Poses of a file of heatmaps, fitted: what `lift_poses.write` takes.
+  """The poses of a file of heatmaps, fitted: ({name: array} for `lift_poses.write`, how many maps had no fit).
 
   Raises:
     InputError: when it is no such file, or its shapes or numbers are not these.
   """
-  found = read_npz(path, "--heatmaps")
-  maps = found.pop("heatmaps", np.zeros(0))
-  want = (lift_spec.NUM_2D, SIZE, SIZE)
+  found = npz_files.read(path, _KEYS, "heatmaps")
+  maps, want = found.pop("heatmaps", np.zeros(0)), (lift_spec.NUM_2D, SIZE, SIZE)
   if maps.shape[1:] != want or not len(maps) or maps.dtype.kind not in "fiu":
-    raise InputError(f"--heatmaps {path!r}: heatmaps are {maps.dtype} {maps.shape}: give [N, {want[0]}, {SIZE}, {SIZE}]")
-  pose2d = found.pop("pose2d", None)
-  if pose2d is not None and (pose2d.shape != (len(maps), want[0], 2) or not np.isfinite(pose2d).all()):
-    raise InputError(f"--heatmaps {path!r}: pose2d is {pose2d.shape}: give finite pixels [{len(maps)}, {want[0]}, 2]")
-  params, pose2d, failed = fit(maps, pose2d)
-  return {**found, "gaussians": params, "pose2d": pose2d}, failed
-
-
-def read_npz(path, option):
-  """{name: array} of an .npz. Raises InputError, naming the option, when it cannot be read."""
-  try:
-    with np.load(path, allow_pickle=False) as stored:
-      if not hasattr(stored, "files"):
-        raise ValueError("one array")
-      return dict(stored)
-  except (OSError, ValueError, EOFError, AttributeError, TypeError, zipfile.BadZipFile) as error:
-    said = " ".join((getattr(error, "strerror", None) or str(error) or type(error).__name__).split())[:120]
-    raise InputError(f"{option} {path!r} cannot be read ({said}): give an .npz without pickles") from error
+    raise InputError(f"heatmaps {path!r} are {maps.dtype} {maps.shape}: give [N, {want[0]}, {SIZE}, {SIZE}] numbers")
+  pose2d = found.pop("pose2d", np.full((len(maps), want[0], 2), np.nan))
+  if pose2d.shape != (len(maps), want[0], 2) or pose2d.dtype.kind not in "fiu":
+    raise InputError(f"heatmaps {path!r}: pose2d is {pose2d.dtype} {pose2d.shape}: give [{len(maps)}, {want[0]}, 2]")
+  index = np.minimum(np.arange(-(-len(maps) // _CHUNK) * _CHUNK), len(maps) - 1).reshape(-1, _CHUNK)
+  parts = [fit(maps[i], pose2d[i]) for i in index]
+  params, pose2d, failed = (np.concatenate(x)[:len(maps)] for x in zip(*parts))
+  return found | {"gaussians": params, "pose2d": pose2d}, int(np.sum(failed))

@@ -11,8 +11,8 @@ BOMB_RATIO = 200
 _HEADERS = {(1, 0): np.lib.format.read_array_header_1_0, (2, 0): np.lib.format.read_array_header_2_0}
 
 
-def read(path, keys):
-  """{key: array} of those of `keys` that an .npz has; others are not unpacked.
+def read(path, keys, what="keypoints"):
+  """{key: array} of those of `keys` that an .npz has; others are not unpacked. Errors call the file `what`.
 
   Raises:
     InputError: when the file is no zip archive, is damaged, or one of the arrays is none of numbers, booleans or text.
@@ -21,23 +21,23 @@ def read(path, keys):
     with zipfile.ZipFile(path) as archive:
       members = {info.filename.removesuffix(".npy"): info for info in archive.infolist()}
       wanted = {key: members[key] for key in keys if key in members}
-      _check_sizes(path, wanted)
-      return {key: _array(archive, info, f"keypoints {path!r}: {key}") for key, info in wanted.items()}
+      _check_sizes(f"{what} {path!r}", wanted)
+      return {key: _array(archive, info, f"{what} {path!r}: {key}") for key, info in wanted.items()}
   except InputError:
     raise
   except Exception as error:  # the file is anybody's: zipfile and numpy raise a dozen kinds of errors
     said = f"{type(error).__name__}: {str(error)[:120]}"
-    raise InputError(f"keypoints {path!r} cannot be read ({said}): write the .npz again with numpy.savez") from error
+    raise InputError(f"{what} {path!r} cannot be read ({said}): write the .npz again with numpy.savez") from error
 
 
-def _check_sizes(path, members):
+def _check_sizes(file, members):
   sizes = [(key, info.file_size, max(info.compress_size, 1)) for key, info in members.items()]
   for key, size, packed in sizes:
     if size > BOMB_BYTES and size > BOMB_RATIO * packed:
-      raise InputError(f"keypoints {path!r}: {key} unpacks from {packed} to {size} bytes, which is not believed: write "
+      raise InputError(f"{file}: {key} unpacks from {packed} to {size} bytes, which is not believed: write "
                        "it with numpy.savez")
   if (total := sum(size for _, size, _ in sizes)) > MOST_BYTES:
-    raise InputError(f"keypoints {path!r} unpack to {total / 2**30:.1f} GB: split the file")
+    raise InputError(f"{file} unpack to {total / 2**30:.1f} GB: split the file")
 
 
 def _array(archive, info, where):
