@@ -2,14 +2,28 @@
 
 import pytest
 
+from jhmr import train
 import runs
+
+MODES = [f"{path.stem}:smoke" for path in sorted((runs.ROOT / "configs").glob("*.py")) if path.stem != "quickstart"]
+MODES += [f"multibodies:{mode},smoke" for mode in ("released", "mdn", "cvae")]
+
+
+def ended_well(workdir, out):
+  assert "mean pose" in out and (workdir / "predictions.png").is_file()
+  assert [r["step"] for r in runs.lines(workdir) if r["kind"] == "train"] == [1, 2]
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("config", sorted((runs.ROOT / "configs").glob("*.py")), ids=lambda path: path.stem)
-def test_the_smoke_run_of(tmp_path, data_set, config):
-  """The quickstart's as it is, on rendered people; the others, which are for data sets, from one."""
-  overrides = () if config.stem == "quickstart" else (f"data.source={data_set}", "splits=('val',)")
-  out, _ = runs.succeed(runs.start(tmp_path / "run", *overrides, config=f"{config}:smoke"))
-  assert "mean pose" in out and (tmp_path / "run" / "predictions.png").is_file()
-  assert [r["step"] for r in runs.lines(tmp_path / "run") if r["kind"] == "train"] == [1, 2]
+def test_the_quickstart_on_rendered_people_as_users_start_it(tmp_path):
+  out, _ = runs.succeed(runs.start(tmp_path / "run", config=str(runs.ROOT / "configs" / "quickstart.py") + ":smoke"))
+  ended_well(tmp_path / "run", out)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("mode", MODES)
+def test_the_smoke_run_of(tmp_path, data_set, capsys, mode):
+  name, _, rest = mode.partition(":")
+  config = runs.config_of(f"data.source={data_set}", "splits=('val',)", config=f"{runs.ROOT}/configs/{name}.py:{rest}")
+  train.train(config, str(tmp_path / "run"))
+  ended_well(tmp_path / "run", capsys.readouterr().out)

@@ -2,11 +2,9 @@
 
 import jax
 from jhmr import optim, systems, train
-from jhmr.data import spec
 import numpy as np
 import pytest
 import runs
-from systems import multi_config
 
 CONFIG = str(runs.ROOT / "configs" / "multibodies.py")
 OPEN = str(runs.ROOT / "configs" / "open_benchmark.py")
@@ -21,29 +19,10 @@ def test_every_mode_is_of_its_system_and_every_field_is_known(mode):
     systems.load(optim.resolve(config, config.data.examples))
 
 
-@pytest.mark.slow
-@pytest.mark.parametrize("mode", SYSTEM)
-def test_every_mode_predicts_its_hypotheses(mode):
-  config = runs.config_of(config=f"{CONFIG}:{mode},smoke")
-  system = systems.load(optim.resolve(config, config.data.examples))
-  assets, batch = multi_config.get_assets(), spec.fake_batch(64, 2)
-  state = jax.eval_shape(lambda b, a: system.init(jax.random.key(0), b, a), batch, assets)
-  found = jax.eval_shape(system.predict, state, batch, assets)
-  assert found.betas.shape == (2, 1 if mode == "cvae" else 5, 10)
-
-
 def test_modes_that_do_not_go_together_are_named():
   for mode in ("other", "mdn,cvae", "released,mdn"):
     with pytest.raises(Exception, match="no mode"):
       runs.config_of(config=f"{CONFIG}:{mode}")
-
-
-@pytest.mark.slow
-@pytest.mark.parametrize("mode", ["released", "mdn", "cvae"])
-def test_the_smoke_run_of(tmp_path, data_set, mode):
-  config = runs.config_of(f"data.source={data_set}", "image_size=32", config=f"{CONFIG}:{mode},smoke")
-  state = train.train(config, str(tmp_path / "run"))
-  assert int(state.step) == 2 and (tmp_path / "run" / "predictions.png").is_file()
 
 
 @pytest.mark.slow
