@@ -31,6 +31,18 @@ def data_set(tmp_path_factory):
 
 
 @pytest.fixture(scope="session")
+def pose_file(tmp_path_factory):
+  """A file of 88 made-up poses for lifting: 64 to train on, 16 and 8 ambiguous ones to score."""
+  import numpy as np
+  from jhmr.data import lift_poses, lift_spec
+  path = str(tmp_path_factory.mktemp("poses") / "poses.npz")
+  rows = lift_spec.fake_batch(88)
+  lift_poses.write(path, {k: rows[k] for k in ("pose2d", "gaussians", "pose3d", "hard")} | {
+      "split": np.repeat(["train", "val", "val_hard"], [64, 16, 8])})
+  return path
+
+
+@pytest.fixture(scope="session")
 def finished_run(tmp_path_factory, data_set):
   """The workdir of a short run that ended well."""
   from jhmr import train  # jax starts here, after the settings above

@@ -7,6 +7,7 @@ import runs
 
 MODES = [f"{path.stem}:smoke" for path in sorted((runs.ROOT / "configs").glob("*.py")) if path.stem != "quickstart"]
 MODES += [f"multibodies:{mode},smoke" for mode in ("released", "mdn", "cvae")]
+MODES += ["lifting_baselines:prohmr,smoke"]
 
 
 def ended_well(workdir, out):
@@ -22,8 +23,9 @@ def test_the_quickstart_on_rendered_people_as_users_start_it(tmp_path):
 
 @pytest.mark.slow
 @pytest.mark.parametrize("mode", MODES)
-def test_the_smoke_run_of(tmp_path, data_set, capsys, mode):
+def test_the_smoke_run_of(tmp_path, data_set, pose_file, capsys, mode):
   name, _, rest = mode.partition(":")
-  config = runs.config_of(f"data.source={data_set}", "splits=('val',)", config=f"{runs.ROOT}/configs/{name}.py:{rest}")
+  source = pose_file if name.startswith("lifting") else data_set
+  config = runs.config_of(f"data.source={source}", "splits=('val',)", config=f"{runs.ROOT}/configs/{name}.py:{rest}")
   train.train(config, str(tmp_path / "run"))
   ended_well(tmp_path / "run", capsys.readouterr().out)

@@ -3,7 +3,6 @@
 import functools
 
 import jax
-import jax.numpy as jnp
 from jhmr import lift_baselines, optim
 from jhmr.errors import InputError
 from jhmr.nn.lift_mlp import Mixture

@@ -1,0 +1,65 @@
+"""Batches of lifting: every pose once an epoch, padding counts for nothing, statistics are those of the training split."""
+
+import ml_collections
+import numpy as np
+import pytest
+
+from jhmr import assets
+from jhmr.data import lift_poses, lift_source, lift_spec, source
+from jhmr.errors import InputError
+
+
+def config_of(path, **changes):
+  return ml_collections.ConfigDict(dict(task="lifting", seed=3, batch_size=24, lift_stats="",
+                                        data=dict(source=path)) | changes)
+
+
+def test_every_pose_is_seen_once_an_epoch_in_another_order_each_time(pose_file):
+  opened = source.open_source(config_of(pose_file), {})
+  assert opened.size == opened.epoch == 64
+  ids = np.concatenate([opened.batch(i)["id"] for i in range(8)])[:128].reshape(2, 64)
+  assert (np.sort(ids, 1) == np.arange(64)).all() and (ids[0] != ids[1]).any()
+  again = source.open_source(config_of(pose_file), {}).batch(5)
+  assert (again["id"] == opened.batch(5)["id"]).all(), "whatever was asked for before"
+
+
+def test_processes_have_the_rows_of_one_batch(pose_file):
+  whole = source.open_source(config_of(pose_file), {}).batch(4)
+  parts = [source.open_source(config_of(pose_file), {}, i, 2).batch(4) for i in range(2)]
+  for name in whole:
+    np.testing.assert_array_equal(whole[name], np.concatenate([p[name] for p in parts]))
+
+
+def test_a_split_is_in_order_and_padded(pose_file):
+  opened = source.open_split(config_of(pose_file, batch_size=10), {}, "val")
+  assert opened.num_batches == 2
+  mask = np.concatenate([opened.batch(i)["mask"] for i in range(2)])
+  ids = np.concatenate([opened.batch(i)["id"] for i in range(2)])
+  assert mask.sum() == 16 and (ids[mask > 0] == np.arange(16)).all()
+  for name, value in opened.batch(1).items():
+    assert value.shape == (10, *lift_spec.FIELDS[name].shape) and value.dtype == lift_spec.FIELDS[name].dtype
+
+
+def test_statistics_are_of_the_training_split_and_stay_with_a_run(pose_file, tmp_path):
+  rows = lift_poses.read(pose_file)
+  kept = rows["pose3d"][rows["split"] == "train"].astype(np.float64)
+  found = assets.load(config_of(pose_file))["lift_stats"]
+  np.testing.assert_allclose(found["mean3d"], kept.mean(0), atol=1e-6)
+  np.testing.assert_allclose(found["std3d"][1:], kept.std(0)[1:], atol=1e-6)
+  np.testing.assert_array_equal(found["std3d"][0], 1, err_msg="the pelvis is always at the origin")
+  path = str(tmp_path / "lift_stats.npz")
+  np.savez(path, **found)
+  elsewhere = assets.load(config_of("nowhere.npz", lift_stats=path))["lift_stats"]
+  assert all((elsewhere[k] == found[k]).all() for k in found)
+  np.savez(path, **{k: v for k, v in found.items() if k != "std2d"})
+  with pytest.raises(InputError, match="std2d is not"):
+    assets.load(config_of("nowhere.npz", lift_stats=path))
+
+
+def test_what_does_not_exist_is_named(pose_file):
+  with pytest.raises(InputError, match="split 'test' does not exist"):
+    source.open_split(config_of(pose_file), {}, "test")
+  with pytest.raises(InputError, match="config.data.peoples is not a setting"):
+    source.open_source(config_of("stream", data=dict(source="stream", peoples=3)), {})
+  with pytest.raises(InputError, match="config.task is 'lift'"):
+    source.open_source(config_of(pose_file, task="lift"), {})
