@@ -72,6 +72,16 @@ def test_an_exponential_goes_down_by_its_factor_over_every_duration():
   np.testing.assert_allclose([float(schedule(i)) for i in range(9)], 2 * 0.5 ** (np.arange(9) / 3), rtol=1e-6)
 
 
+def test_a_schedule_counts_steps_where_each_has_several_updates():
+  rates = {"learning_rate": 1.0, "schedule": "staircase", "decay_every": "2", "decay": 0.5}
+  tx, gradient = optim.make_optimizer(rates, 10, updates=3), jnp.ones(())
+  state, moves = tx.init(gradient), []
+  for _ in range(8):
+    update, state = tx.update(gradient, state, gradient)
+    moves.append(float(update))
+  np.testing.assert_allclose(moves, [-1.0] * 6 + [-0.5] * 2, rtol=1e-4)
+
+
 @pytest.mark.parametrize("text, steps_", [
     ("6000", 6000), ("6000 steps", 6000), ("1 step", 1), ("2e3 examples", 250), ("3 epochs", 38), ("0.5 epochs", 6),
     ("25 %", 10), ("25%", 10)])

@@ -34,7 +34,7 @@ from jhmr import losses
 from jhmr import optim
 from jhmr import sampling
 from jhmr.errors import InputError
-from jhmr.nn.cinn import ConditionalInn
+from jhmr.nn import cinn
 from jhmr.nn.flow import log_normal
 from jhmr.nn.pose_critic import PoseCritic
 from jhmr.state import AXIS, Lifted, System, TrainState
@@ -99,7 +99,7 @@ def check(config):
 def network(fields):
   """The ConditionalInn of config.net."""
   fields = dict(fields)
-  return ConditionalInn(**fields) if fields.pop("condition") else ConditionalInn(**fields | {"features": 0})
+  return cinn.ConditionalInn(**fields) if fields.pop("condition") else cinn.ConditionalInn(**fields | {"features": 0})
 
 
 def rows_of(batch, key):
@@ -240,10 +240,10 @@ def build(config):
 
   @jax.jit
   def fresh(rng):
-    keys, pose = jax.random.split(rng), jnp.zeros((1, 1, DIM3D))
-    params = {"net": net.init(keys[0], pose, jnp.zeros((1, net.inputs)))["params"]}
+    keys = jax.random.split(rng)
+    params = {"net": cinn.fresh(net, keys[0])}
     if critic:
-      params["critic"] = critic.init(keys[1], pose[0])["params"]
+      params["critic"] = critic.init(keys[1], jnp.zeros((1, DIM3D)))["params"]
     return TrainState(step=jnp.zeros((), jnp.int32), params=params, stats={}, memory={},
                       opt_state={name: tx.init(params[name]) for name, tx in optimizers().items()})
 

@@ -121,11 +121,14 @@ def test_sizes_and_names_are_the_authors():
 
 
 def test_a_new_network_has_small_normal_weights_but_in_the_condition():
-  net = cinn.ConditionalInn(blocks=1)
-  variables = jax.jit(net.init)(jax.random.key(0), jnp.zeros((1, 1, 48)), jnp.zeros((1, 78)))
-  inner = [x for name, tree in variables["params"].items() if name != "condition" for x in jax.tree.leaves(tree)]
+  net = cinn.ConditionalInn(blocks=2)
+  params = jax.jit(cinn.fresh, static_argnums=0)(net, jax.random.key(0))
+  inner = [x for name, tree in params.items() if name != "condition" for x in jax.tree.leaves(tree)]
+  shapes = jax.eval_shape(lambda: net.init(jax.random.key(0), jnp.zeros((1, 1, 48)), jnp.zeros((1, 78))))["params"]
+  assert jax.tree.map(jnp.shape, params) == jax.tree.map(jnp.shape, shapes)
+  assert np.abs(params["coupling_0"]["s1"]["fc0"]["bias"] - params["coupling_1"]["s1"]["fc0"]["bias"]).max() > 0.01
   assert np.std(np.concatenate([x.ravel() for x in inner])) == pytest.approx(0.05, rel=0.02)
-  assert abs(variables["params"]["condition"]["fc0"]["kernel"]).max() <= 78 ** -0.5
+  assert abs(params["condition"]["fc0"]["kernel"]).max() <= 78 ** -0.5
 
 
 @pytest.mark.parametrize("x, condition", [((2, 3, 6), (2, 5)), ((2, 8), (2, 5)), ((3, 1, 8), (2, 5))])
