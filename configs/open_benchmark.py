@@ -6,7 +6,8 @@ python -m jhmr.train --config configs/open_benchmark.py:prohmr              # on
 python -m jhmr.train --config configs/open_benchmark.py:prohmr,smoke        # two steps, for tests
 Runs: hmr, prohmr, prohmr_without_mode; pose_vae; without any 3D label hmr_unpaired, spin_none, spin_static,
 spin_static_smplify, spin, spin_25. All that fit begin with static fits, as in the paper, which the study makes.
-Half as long, meshes: hmr_half; graphcmr; graphcmr_fc, without a graph; graphcmr_parts, graphcmr_iuv, of label images.
+Half as long, meshes: hmr_half; graphcmr; graphcmr_fc, without a graph; graphcmr_parts, graphcmr_iuv, of label images;
+graphcmr_few, graphcmr_fc_few, of 1,000 people.
 Half as long, but from the trained hmr (--config.warm_start=runs/open_benchmark/hmr): hmr_on; multibodies,
 multibodies_no_reprojection; from its backbone (.../hmr:backbone), since their heads are others, and in full length:
 smpl_mdn, smpl_cvae. Without images: joint_prior, for multibodies.
@@ -134,6 +135,7 @@ SMPL_CVAE = dict(
     weights=_OF_BODY | dict(kl=0.05))
 
 HALF = dict(duration="3000 steps")
+FEW = {"data": SHARED["data"] | dict(examples=1000)}
 # Source: 3D Multi-bodies, supplement, D: a trained HMR first, which goes on with M heads.
 ON = HALF | {"optim": SHARED["optim"] | dict(learning_rate=3e-4)}
 
@@ -150,6 +152,8 @@ RUNS = {"hmr": HMR, "prohmr": PROHMR,
         "smpl_mdn": SMPL_MDN, "smpl_cvae": SMPL_CVAE,
         "hmr_half": HMR | HALF, "graphcmr": GRAPHCMR | HALF,
         "graphcmr_fc": GRAPHCMR | HALF | {"net": GRAPHCMR["net"] | {"mesh": "fc"}},
+        "graphcmr_few": GRAPHCMR | HALF | FEW,
+        "graphcmr_fc_few": GRAPHCMR | HALF | FEW | {"net": GRAPHCMR["net"] | {"mesh": "fc"}},
         "graphcmr_parts": GRAPHCMR | HALF | {"data": SHARED["data"] | {"input": "parts"}},
         "graphcmr_iuv": GRAPHCMR | HALF | {"data": SHARED["data"] | {"input": "iuv"}}}
 

@@ -104,8 +104,8 @@ class FirstLinear(nn.Module):
 def _in_two(num):
   """Initial values of a kernel whose first num inputs are as much heard as all others together.
 
-  Three coordinates beside hundreds of features would leave all vertices nearly alike: after 1,000 steps of the open
-  benchmark's run graphcmr the error on vertices is 0.081 m so, 0.090 m and more without.
+  Three coordinates beside hundreds of features would leave all vertices nearly alike: at the end of the open
+  benchmark's run graphcmr the mesh's MPJPE is 131 mm so, 146 mm with Glorot's initial values.
   """
   lecun = nn.initializers.lecun_normal()
 
