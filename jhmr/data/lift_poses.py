@@ -51,7 +51,7 @@ def complete(arrays, where):
   ones = np.full(num, float("pose3d" in arrays))
   made = {"pose3d": np.zeros((num, *lift_spec.FIELDS["pose3d"].shape)), "has_pose3d": ones,
           "action": np.full(num, -1), "actions": np.zeros(0, "U1"), "split": np.full(num, "train")} | arrays
-  for key in set(POSES) & set(made):
+  for key in (key for key in POSES if key in made):
     made[key] = _checked(key, made[key], num, where)
   _check_names(made, num, where)
   made["pose3d"] = made["pose3d"] - made["pose3d"][:, :1]

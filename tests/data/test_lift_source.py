@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 
 from jhmr import assets
-from jhmr.data import lift_poses, lift_source, lift_spec, source
+from jhmr.data import lift_poses, lift_spec, source
 from jhmr.errors import InputError
 
 
