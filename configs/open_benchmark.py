@@ -1,7 +1,7 @@
 """The open benchmark's runs: every method on the same rendered people with the same budget, small enough for a CPU.
 
 python -m jhmr.study prohmr                                                 # trains what is missing, prints the tables
-python -m jhmr.study spin                                                   # and graphcmr, multibodies
+python -m jhmr.study spin                                                   # and graphcmr, multibodies, lifting
 python -m jhmr.train --config configs/open_benchmark.py:prohmr              # one of the runs
 python -m jhmr.train --config configs/open_benchmark.py:prohmr,smoke        # two steps, for tests
 Runs: hmr, prohmr, prohmr_without_mode; pose_vae; without any 3D label hmr_unpaired, spin_none, spin_static,
@@ -11,6 +11,8 @@ graphcmr_few, graphcmr_fc_few, of 1,000 people.
 Half as long, but from the trained hmr (--config.warm_start=runs/open_benchmark/hmr): hmr_on; multibodies,
 multibodies_no_reprojection; from its backbone (.../hmr:backbone), since their heads are others, and in full length:
 smpl_mdn, smpl_cvae. Without images: joint_prior, for multibodies.
+From 2D poses: lifting; without parts of it lifting_unconditioned, lifting_no_covariance, lifting_no_critic,
+lifting_no_best, lifting_k1, lifting_k10, lifting_k50; lift_martinez, lift_mdn, lift_prohmr.
 """
 
 from ml_collections import ConfigDict
@@ -134,6 +136,49 @@ SMPL_CVAE = dict(
     net=HMR["net"] | dict(latent=16, encoder_hidden=256),
     weights=_OF_BODY | dict(kl=0.05))
 
+# Poses in place of images. Source: Wehrbein et al. 2021, section 4.2, at a quarter of the width, with two updates of
+# the critic in place of five and half of the samples.
+POSES = {n: v for n, v in SHARED.items() if n not in ("body", "mean_params", "image_size")} | dict(
+    task="lifting",
+    lift_stats="",
+    splits=("val", "val_hard"),
+    eval_every=2000,
+    data=dict(source="stream", people=20000, val=2000, val_hard=1000))
+_ADAM = dict(name="adam", learning_rate=1e-3, b1=0.5, b2=0.9, schedule="cosine", warmup="100 steps", decay_every="",
+             decay=0.1, weight_decay=0.0, clip_norm=0.0)
+LIFTING = POSES | dict(
+    system="cinn_lifting",
+    batch_size=320,
+    duration="4000 steps",
+    hypotheses=100,
+    top_k=5,
+    critic_steps=2,
+    mmd="paper",
+    clip=15.0,
+    mode_first=True,
+    net=dict(blocks=8, hidden=256, condition=True, condition_hidden=256, features=56, clamp=2.0, dtype="float32"),
+    critic=dict(hidden=100, chain_hidden=250, penalty=10.0),
+    optim=_ADAM,
+    critic_optim=dict(_ADAM, learning_rate=1e-4, schedule="constant"),
+    weights=dict(keypoints2d=1.0, mmd=10.0, deterministic=4.0, best=4.0, covariance=750.0, generator=1.0))
+NO_CRITIC = dict(critic_steps=0, batch_size=64, weights=LIFTING["weights"] | dict(generator=0.0))
+LIFT_ONE = POSES | dict(
+    batch_size=256,
+    duration="6000 steps",
+    missing=0,
+    net=dict(hidden=512, blocks=2, dropout=0.25, max_norm=True, batch_norm="device"),
+    optim=dict(_ADAM, b1=0.9, b2=0.999))
+LIFT_MARTINEZ = LIFT_ONE | dict(system="martinez", weights=dict(pose3d=1.0))
+LIFT_MDN = LIFT_ONE | dict(system="lift_mdn", components=5, sets="means", weights=dict(nll=1.0, prior=1.0))
+LIFT_PROHMR = LIFT_ONE | dict(
+    system="prohmr_lift",
+    inputs="lift16",
+    train_samples=2,
+    noise_m=0.005,
+    net=dict(hidden=512, blocks=2, dropout=0.25, batch_norm="device",
+             flow=dict(blocks=4, hidden=256, depth=2, dropout=0.25, legacy_lu=False)),
+    weights=dict(nll=0.001, joints_mode=1.0, joints_exp=0.0))
+
 HALF = dict(duration="3000 steps")
 FEW = {"data": SHARED["data"] | dict(examples=1000)}
 # Source: 3D Multi-bodies, supplement, D: a trained HMR first, which goes on with M heads.
@@ -155,6 +200,12 @@ RUNS = {"hmr": HMR, "prohmr": PROHMR,
         "graphcmr_few": GRAPHCMR | HALF | FEW,
         "graphcmr_fc_few": GRAPHCMR | HALF | FEW | {"net": GRAPHCMR["net"] | {"mesh": "fc"}},
         "graphcmr_parts": GRAPHCMR | HALF | {"data": SHARED["data"] | {"input": "parts"}},
+        "lifting": LIFTING, "lifting_unconditioned": LIFTING | {"net": LIFTING["net"] | dict(condition=False)},
+        "lifting_no_covariance": LIFTING | {"weights": LIFTING["weights"] | dict(covariance=0.0)},
+        "lifting_no_best": LIFTING | {"weights": LIFTING["weights"] | dict(best=0.0)},
+        "lifting_no_critic": LIFTING | NO_CRITIC, "lifting_k1": LIFTING | dict(top_k=1),
+        "lifting_k10": LIFTING | dict(top_k=10), "lifting_k50": LIFTING | dict(top_k=50),
+        "lift_martinez": LIFT_MARTINEZ, "lift_mdn": LIFT_MDN, "lift_prohmr": LIFT_PROHMR,
         "graphcmr_iuv": GRAPHCMR | HALF | {"data": SHARED["data"] | {"input": "iuv"}}}
 
 
@@ -163,7 +214,7 @@ def get_config(mode="prohmr"):
   run = "prohmr" if wanted == ["smoke"] else wanted[0]
   if run not in RUNS:
     raise ValueError(f"no run {run!r}: the runs are {', '.join(RUNS)}")
-  config = ConfigDict(SHARED | RUNS[run])
+  config = ConfigDict(RUNS[run] if "task" in RUNS[run] else SHARED | RUNS[run])
   if "smoke" in wanted:
     config.update(dict(duration="2 steps", batch_size=8, log_every=1, eval_every=2, eval_batches=1,
                        checkpoint_every=2, splits=("val",)))
@@ -171,6 +222,12 @@ def get_config(mode="prohmr"):
     config.optim.warmup = "0 steps"
     if "fitting" in config:
       config.data.examples, config.fitting.steps = 24, 3
+    if "task" in config:
+      config.data.update(dict(people=64, val=16, val_hard=8))
+    if run.startswith("lifting"):
+      config.update(dict(batch_size=8 * (2 * config.critic_steps + 1), hypotheses=8, top_k=min(config.top_k, 2)))
+      config.net.update(dict(blocks=2, condition_hidden=16, features=8))
+      config.critic.update(dict(hidden=8, chain_hidden=16))
     if "channels" in config.net:
       config.net.update(dict(layers=1, channels=32))
     if "flow" in config.net:

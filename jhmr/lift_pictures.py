@@ -59,7 +59,12 @@ def prediction_sheet(system, state, batch, assets, num=ON_SHEET):
   keys = sampling.keys_of(0, [str(i) for i in batch["id"]])
   program = jax.jit(system.predict if system.choose is None else
                     lambda *given: system.choose(*given, keys=keys, num=HYPOTHESES))
-  found = np.asarray(program(state, batch, assets).joints)
-  cells = [panel for i, points in enumerate(found) for panel in panels(
-      batch["pose2d"][i], points, batch["pose3d"][i] if batch["has_pose3d"][i] else None)]
-  return draw.grid(cells, columns=6, labels=["2D pose", "from the front", "from the side"] * len(found))
+  truth = [pose if known else None for pose, known in zip(batch["pose3d"], batch["has_pose3d"])]
+  return sheet(batch["pose2d"], np.asarray(program(state, batch, assets).joints), truth)
+
+
+def sheet(pose2d, points, truth=None):
+  """A grid of the first poses: `panels` of pose2d [N, 16, 2], points [N, S, 17, 3] and truth, N of [17, 3] or None."""
+  num = min(ON_SHEET, len(points))
+  cells = [panel for i in range(num) for panel in panels(pose2d[i], points[i], truth[i] if truth else None)]
+  return draw.grid(cells, columns=6, labels=["2D pose", "from the front", "from the side"] * num)

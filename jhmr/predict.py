@@ -5,6 +5,7 @@
     python -m jhmr.predict --workdir runs/quickstart --split val --num 16 --out out
     python -m jhmr.predict --workdir runs/prohmr --images photo.jpg --num-samples 100 --out out
     python -m jhmr.predict --workdir runs/prohmr --images photo.jpg --num-samples 100 --interpolate 5 --out out
+    python -m jhmr.predict --workdir runs/lifting --poses poses.npz --num-samples 200 --out out
 
 Per person, `<name>.npz` and `<name>.json` with every hypothesis, `<name>.obj` of the first one, and `<name>.png`:
 input, overlay, side view. `boxes.json` is {"photo.jpg": [[x, y, width, height], ...]} in pixels; a box should hold
@@ -23,6 +24,8 @@ its "hypotheses" says which. "log_prob" is the density of the 6D rotations drawn
 For systems that make sets of hypotheses in their own way, `--num-samples N` gives a set of N: of many heads those that
 stand for all of them, of a mixture N of its means, of an autoencoder N draws. Only latents are missing then.
 
+A run that lifts 2D poses is given them with `--poses`, see `predict_lift`.
+
 `--interpolate K` walks through the latent space from the mode to the first sample shown, on to the second, ..., with K
 bodies between any two: `<name>_walk.png` and `<name>_walk.npz`, axes [leg, K + 2] with the ends.
 """
@@ -33,7 +36,7 @@ import os
 import sys
 
 import cv2
-from jhmr import command, evaluate, joint_prior, pictures, predict_files, report, sampling
+from jhmr import command, evaluate, joint_prior, pictures, predict_files, predict_lift, report, sampling, task
 from jhmr.data import images as images_lib
 from jhmr.data import inputs
 from jhmr.data import source as source_lib
@@ -221,6 +224,7 @@ def parse(argv):
   parser.add_argument("--workdir", required=True, help="of a training run")
   what = parser.add_mutually_exclusive_group(required=True)
   what.add_argument("--images", help="an image or a folder of images")
+  what.add_argument("--poses", metavar="NPZ", help="2D poses of jhmr.data.lift_poses, for a run that lifts them")
   what.add_argument("--split", help="an evaluation split: val, val_occluded, multiview")
   parser.add_argument("--boxes", help="JSON with the people's boxes; default: the whole image")
   parser.add_argument("--out", required=True, help="folder to write to")
@@ -242,7 +246,7 @@ def parse(argv):
 
 def check(args):
   """Raises InputError for what can be seen to be wrong before anything is loaded."""
-  check_out(args.out, args.images)
+  check_out(args.out, args.images, args.poses)
   if args.num < 1 or (args.focal is not None and not args.focal > 0):
     raise InputError("--num is 1 or more, --focal is positive")
   if args.num_samples is not None and args.num_samples < 1:
@@ -259,11 +263,18 @@ def main(argv):
   args = parse(argv)
   check(args)
   config, system, state, assets = evaluate.load_run(args.workdir, args.step, args.body)
+  if args.poses:
+    predict_lift.check(args, config)
+  elif task.lifts(config):
+    raise InputError(f"{args.workdir!r} lifts 2D poses: give --poses, a file of jhmr.data.lift_poses")
   if args.num_samples and system.latent is None and system.choose is None:
     raise InputError(f"--num-samples needs a system of many hypotheses, but {args.workdir!r} is a run of "
                      f"{config.system!r}: train configs/prohmr.py or configs/multibodies.py")
   if args.interpolate and system.latent is None:
     raise InputError(f"--interpolate walks through a latent space, which {config.system!r} has not: leave it out")
+  if args.poses:
+    predict_lift.write(args, system, state, assets)
+    return
   assets = assets | joint_prior.given(args.prior, system)
   people = (from_files(args, config.image_size, inputs.kind_of(config)) if args.images
             else from_split(args, config, assets))

@@ -5,8 +5,8 @@ import json
 import numpy as np
 import pytest
 
-from jhmr import evaluate, train
-from jhmr.data import lift_source
+from jhmr import evaluate, predict, train
+from jhmr.data import lift_poses, lift_source
 from jhmr.errors import InputError
 import runs
 
@@ -35,6 +35,20 @@ def test_sets_are_scored_and_statistics_are_the_runs_own(run, tmp_path, capsys):
   stored = dict(np.load(f"{run}/{lift_source.STATISTICS}"))
   loaded = evaluate.load_run(run)[3]["lift_stats"]
   assert all(np.array_equal(stored[k], loaded[k]) for k in stored)
+
+
+@pytest.mark.slow
+def test_poses_of_a_file_are_lifted_alike_in_any_company(run, pose_file, tmp_path):
+  rows = lift_poses.read(pose_file)
+  lift_poses.write(str(tmp_path / "some.npz"), {k: rows[k][:3] for k in ("pose2d", "gaussians")})
+  for path, name in ((pose_file, "all"), (str(tmp_path / "some.npz"), "some")):
+    predict.main(["predict", "--workdir", run, "--poses", path, "--num-samples", "7", "--out", str(tmp_path / name)])
+  found, few = (dict(np.load(tmp_path / name / "lifted.npz")) for name in ("all", "some"))
+  assert found["joints"].shape == (88, 7, 17, 3) and found["log_prob"].shape == (88, 7)
+  np.testing.assert_allclose(few["joints"], found["joints"][:3], atol=1e-6)
+  assert (tmp_path / "all" / "all.png").is_file()
+  with pytest.raises(InputError, match="give --poses"):
+    predict.main(["predict", "--workdir", run, "--images", str(tmp_path), "--out", str(tmp_path / "out")])
 
 
 @pytest.mark.slow

@@ -1,7 +1,7 @@
-"""Studies of GraphCMR and 3D Multi-bodies: every claim and every table follows what was measured."""
+"""Studies of GraphCMR, 3D Multi-bodies and lifting: every claim and every table follows what was measured."""
 
 from jhmr import best_of, study
-from jhmr.studies import graphcmr, multibodies
+from jhmr.studies import graphcmr, lifting, multibodies
 import numpy as np
 import pytest
 
@@ -43,7 +43,26 @@ def of_sets(good, rng):
   return found
 
 
-@pytest.mark.parametrize("made_up, module, count", [(of_graphs, graphcmr, 13), (of_sets, multibodies, 33)])
+def of_poses(good, rng):
+  """The same of lifting."""
+  sign = -1.0 if good else 1.0
+  base, found = rng.normal(60, 5, N), {}
+  for split in lifting.SPLITS:
+    found[f"{lifting.ONE}_{split}"] = {f"{m}_min_1": base for m in lifting.ERRORS} | {"action": np.full(N, -1)}
+    for run in lifting.LABELS:
+      worse = 0 if run == lifting.FULL else -sign * 20
+      rows = {"action": np.full(N, -1)}
+      for i, n in enumerate(lifting.COUNTS):
+        value = base + worse + sign * 3 * i + rng.normal(0, 0.1, N)
+        rows |= {f"{m}_{how}_{n}": value for m in lifting.ERRORS for how in ("min", "worst")}
+        rows |= {f"pck_{n}": base, f"cps_{n}": 200 - worse + rng.normal(0, 0.1, N)}
+        rows |= {f"std_{axis}_mm_{n}": base + by * sign for axis, by in (("x", 10), ("y", 10), ("z", -10))}
+      found[f"{run}_{split}"] = rows
+  return found
+
+
+@pytest.mark.parametrize("made_up, module, count", [(of_graphs, graphcmr, 13), (of_sets, multibodies, 33),
+                                                    (of_poses, lifting, 37)])
 @pytest.mark.parametrize("good", [True, False])
 def test_claims_tables_and_figures_follow_the_numbers(made_up, module, count, good):
   found = made_up(good, np.random.default_rng(0))
@@ -53,8 +72,9 @@ def test_claims_tables_and_figures_follow_the_numbers(made_up, module, count, go
       (c.text, study.cell(c.samples)) for c in claims]
   tables = module.tables(found)
   text = study.markdown(tables)
-  key = "graphcmr_val" if module is graphcmr else "full_val_occluded"
-  value = found[key]["smpl/pve_mm" if module is graphcmr else "pa_mpjpe_mm_min_10"]
+  key, name = {graphcmr: ("graphcmr_val", "smpl/pve_mm"), multibodies: ("full_val_occluded", "pa_mpjpe_mm_min_10"),
+               lifting: ("lifting_val_hard", "pa_mpjpe_mm_min_10")}[module]
+  value = found[key][name]
   assert f"{value.mean():.4g} [" in text
   for table in tables:
     assert all(set(row) <= set(table.columns) for row in table.rows)
