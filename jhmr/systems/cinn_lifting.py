@@ -22,6 +22,7 @@ Variants of the authors' code:
 Differs from both:
   - what is a mean over the batch is one over the batches of all devices.
   - an example without a 3D label learns from `covariance` and `generator` alone.
+  - `best` compares with the label around its own pelvis, which need not be the middle between its hips.
 """
 
 from typing import NamedTuple
@@ -89,6 +90,8 @@ def check(config):
     raise InputError(f"config.hypotheses is {config.hypotheses}: give 2 or more, one has no covariance")
   if not 1 <= config.top_k <= config.hypotheses:
     raise InputError(f"config.top_k is {config.top_k} of {config.hypotheses} config.hypotheses: give 1 or more of them")
+  if config.get("accumulate", 1) != 1:
+    raise InputError(f"config.accumulate is {config.accumulate}: give 1, a step of cinn_lifting has parts of its own")
   if config.clip < 0:
     raise InputError(f"config.clip is {config.clip}: give a bound above 0, or 0 for none")
   if config.batch_size % (parts := 2 * config.critic_steps + 1):
