@@ -79,7 +79,7 @@ def test_the_best_hypothesis_is_theirs(recorded, ours):
   _, _, best, points, _ = ours
   np.testing.assert_array_equal(best, recorded["best"])
   assert len(set(recorded["best"].tolist())) > 1
-  centred = joint_prior.centred(points[..., multi_hypothesis.GT24, :])
+  centred = losses.centred(points[..., multi_hypothesis.GT24, :], regression.HIPS)
   np.testing.assert_allclose(centred[:, :, ::3], recorded["joints"], atol=1e-5)
 
 
