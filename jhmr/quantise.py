@@ -1,4 +1,4 @@
-"""Few hypotheses that stand for many: weighted K-means in fixed steps and shapes, for jit and vmap.
+"""Few hypotheses that stand for many: weighted K-means in fixed shapes, for jit and vmap.
 
 Nothing larger than [S, n] is made of S points and n clusters. One example at a time, `jax.vmap` for more.
 """
@@ -85,17 +85,21 @@ def lloyd(points, centres, log_weights, steps=STEPS):
   Args:
     points: [S, F]; centres: [n, F] to start from; log_weights: [S].
   Returns:
-    centres [n, F] after so many steps, and labels [S] int32: the nearest of them, the first of equals.
+    centres [n, F] after so many steps, and labels [S] int32: the nearest of them, the first of equals. It ends earlier
+    once no label changes, since nothing would.
   Source: Lloyd 1982; 3D Multi-bodies' weights.
   """
   points, log_weights = jnp.asarray(points), jnp.asarray(log_weights)
   assign = lambda centres: jnp.argmin(squared_distances(points, centres), -1).astype(jnp.int32)
 
-  def step(_, centres):
-    return averages(points, assign(centres), centres, log_weights)
+  def step(carry):
+    i, centres, labels, _ = carry
+    centres = averages(points, labels, centres, log_weights)
+    found = assign(centres)
+    return i + 1, centres, found, jnp.any(found != labels)
 
-  centres = jax.lax.fori_loop(0, steps, step, centres)
-  return centres, assign(centres)
+  going = lambda carry: (carry[0] < steps) & carry[3]
+  return jax.lax.while_loop(going, step, (0, centres, assign(centres), jnp.asarray(True)))[1:3]
 
 
 def averages(values, labels, empty, log_weights):

@@ -21,7 +21,7 @@ def sets(batch=64, seconds=5.0):
   points, log_weights = set_up(batch)
   functions = {n: runner(points, log_weights, n) for n in NUMS}
   if timing.installed("torch"):
-    functions |= {f"peer {n}": peer(points, log_weights, runner(points, log_weights, n)()[1]) for n in NUMS}
+    functions |= {f"peer {n}": peer(points, log_weights, first_centres(points, log_weights, n)) for n in NUMS}
   times = timing.interleaved(functions, seconds / len(functions))
   theirs = [times.get(f"peer {n}", np.nan) for n in NUMS]
   made, ours = batch * len(NUMS), sum(times[n] for n in NUMS)
@@ -42,15 +42,17 @@ def set_up(batch, seed=0):
 
 
 def runner(points, log_weights, num):
-  """A function of no arguments: (chosen [B, num], first centres [B, num - 1] as ids of hypotheses)."""
-  @jax.jit
-  def run(points, log_weights, keys):
-    one = lambda p, w, key: (quantise.quantise(p, p, num, key, w)[0],
-                             quantise.start(p, num - 1, key, w.at[0].set(-jnp.inf)))
-    return jax.vmap(one)(points, log_weights, keys)
-
+  """A function of no arguments: chosen [B, num]."""
+  run = jax.jit(jax.vmap(lambda p, w, key: quantise.quantise(p, p, num, key, w)[0]))
   keys = jax.random.split(jax.random.key(0), len(points))
   return lambda: jax.block_until_ready(run(points, log_weights, keys))
+
+
+def first_centres(points, log_weights, num):
+  """The first centres of `runner`, as ids of hypotheses: [B, num - 1]."""
+  keys = jax.random.split(jax.random.key(0), len(points))
+  return jax.jit(jax.vmap(lambda p, w, key: quantise.start(p, num - 1, key, w.at[0].set(-jnp.inf))))(
+      points, log_weights, keys)
 
 
 def peer(points, log_weights, first):
