@@ -21,6 +21,14 @@ os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS", "0.3")
 os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_ENTRY_SIZE_BYTES", "-1")
 
 
+@pytest.fixture(scope="session", autouse=True)
+def small_sheets():
+  """Runs end with a picture of few people: drawing one of twelve takes as long as all else in a short run."""
+  from jhmr import pictures
+  pictures.ON_SHEET = pictures.SHEET_PEOPLE = 2
+  pictures.SHEET_SAMPLES = 8
+
+
 @pytest.fixture(scope="session")
 def data_set(tmp_path_factory):
   """A folder of 40 training and 12 validation people on disk."""

@@ -69,6 +69,7 @@ class MocapTable:
   betas: jax.Array  # [M, 10]
 
 
+@jax.jit  # traced once: it is a part of every program that renders, and half of the time to trace one
 def sample(key):
   """One plausible pose, drawn from the distribution at the top of this file.
 
