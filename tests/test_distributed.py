@@ -84,7 +84,7 @@ def test_sigterm_is_a_wish_inside_a_session_and_an_end_outside():
   assert signal.getsignal(signal.SIGTERM) == before
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_two_processes_of_two_devices_are_one_of_four(tmp_path, data_set):
   overrides = (*runs.light(data_set), "duration=6", "eval_every=3", "checkpoint_every=6", "eval_batches=0")
   runs.succeed(runs.start(tmp_path / "one", *overrides, devices=4, config=runs.HMR, quick=False))
@@ -107,7 +107,7 @@ def test_two_processes_of_two_devices_are_one_of_four(tmp_path, data_set):
   assert "resumed at step 6" in out
 
 
-@pytest.mark.slow
+@pytest.mark.long
 @pytest.mark.parametrize("victim", [0, 1])
 def test_a_killed_process_ends_the_other_with_its_name_and_the_run_goes_on(tmp_path, data_set, victim):
   overrides = (*runs.light(data_set), "duration=100000", "log_every=1", "checkpoint_every=5", "batch_size=8")

@@ -197,7 +197,7 @@ def test_a_pose_vae_takes_the_mixtures_place(people, tmp_path, monkeypatch):
     assert np.ptp(table["pose"], 0).max() > 0.01 and np.isfinite(table["objective"]).all()
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_the_command_itself_survives_kills(tmp_path):
   made_up.main(["x", "--out", str(tmp_path / "set"), "--people", "300", "--body", "mannequin_small"])
 

@@ -55,7 +55,7 @@ def kill_at_a_random_moment(process, workdir, rng):
   return found
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_kills_at_any_moment_change_nothing(tmp_path, data_set):
   overrides = (*runs.light(data_set), f"duration={STEPS}", "log_every=1", "checkpoint_every=2", "eval_every=20",
                "ema=0.9", "batch_size=2", "net.hidden=8", "net.dropout=0.1")
@@ -109,7 +109,7 @@ def test_sigterm_saves_and_ends_with_its_code(tmp_path, data_set):
   assert (tmp_path / "run" / "checkpoints" / str(last)).is_dir()
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_a_full_disk_ends_the_run_with_one_line_and_an_older_checkpoint(tmp_path, data_set):
   disk = tmp_path / "disk"
   disk.mkdir()

@@ -8,6 +8,7 @@ import runs
 MODES = [f"{path.stem}:smoke" for path in sorted((runs.ROOT / "configs").glob("*.py")) if path.stem != "quickstart"]
 MODES += [f"multibodies:{mode},smoke" for mode in ("released", "mdn", "cvae")]
 MODES += ["lifting_baselines:prohmr,smoke"]
+LONG = ("prohmr:smoke", "multibodies:released,smoke")  # like others, and a minute each
 
 
 def ended_well(workdir, out):
@@ -21,8 +22,8 @@ def test_the_quickstart_on_rendered_people_as_users_start_it(tmp_path):
   ended_well(tmp_path / "run", out)
 
 
-@pytest.mark.slow
-@pytest.mark.parametrize("mode", MODES)
+@pytest.mark.parametrize("mode", [pytest.param(m, marks=getattr(pytest.mark, "long" if m in LONG else "slow"))
+                                  for m in MODES])
 def test_the_smoke_run_of(tmp_path, data_set, pose_file, capsys, mode):
   name, _, rest = mode.partition(":")
   source = pose_file if name.startswith("lifting") else data_set

@@ -93,7 +93,7 @@ def test_an_unknown_study_or_config_is_one_line(tmp_path):
     study.main(["study", "prohmr", "--config", str(tmp_path / "none.py")])
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_a_study_is_done_once(tmp_path, capsys, monkeypatch):
   arguments = ["study", "prohmr", "--smoke", "--workdir", str(tmp_path)]
   study.main(arguments)

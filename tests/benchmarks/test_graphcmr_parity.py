@@ -42,6 +42,6 @@ def test_graphcmr_in_pytorch_has_our_losses_step_after_step():
     np.testing.assert_allclose(ours, theirs, atol=1e-4)
   ours, theirs = train.runner(step, state, data, assets), graphcmr.peer_step(config, arrays, state, data, assets)
   losses = np.array([[ours(), theirs()] for _ in range(3)])
-  # Gradients of two networks, Adam: equal to rounding.
-  np.testing.assert_allclose(losses[:, 0], losses[:, 1], rtol=5e-5)
+  # Adam makes whole steps of gradients that are nothing but rounding, so that both part, ten times as far each step.
+  assert (np.abs(losses[:, 0] / losses[:, 1] - 1) < [5e-6, 5e-5, 5e-4]).all(), losses
   assert losses[-1, 0] < losses[0, 0]

@@ -277,7 +277,7 @@ def test_a_tpu_pod_is_asked_for_again_and_resumed(tmp_path, codes, code, created
   assert ("--worker=all" in log) and ((tmp_path / "there").exists() == (code == 1)), "a slice is kept to look at a bug"
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_two_processes_on_this_machine_really_train(tmp_path, data_set):
   light = [f"--config.{o}" for o in runs.light(data_set)]
   command = [ROOT / "launch" / "local_multiprocess.sh", CONFIG, "--processes", "2", "--devices", "2",

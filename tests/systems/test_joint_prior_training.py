@@ -80,7 +80,7 @@ def test_odd_configs_are_refused_in_one_line(change, said):
   assert "\n" not in str(error.value)
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_a_run_leaves_a_prior(tmp_path, monkeypatch):
   """Which is loaded with the density of the run; no image is rendered to train it."""
   config = runs.config_of(config=f"{CONFIG}:smoke")

@@ -115,7 +115,7 @@ def compared(grads, recorded, prefix):
   return found
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_a_training_step(recorded, ours, monkeypatch):
   metrics, grads, _ = step(ours, "float32", monkeypatch)
   check_terms(metrics, recorded, "", 2e-5)
@@ -128,7 +128,7 @@ def test_a_training_step(recorded, ours, monkeypatch):
     np.testing.assert_allclose(metrics[name], size, rtol=1e-4)
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_a_training_step_in_float64(recorded, ours, monkeypatch):
   with jax.enable_x64(True):
     metrics, grads, stats = step(ours, "float64", monkeypatch)

@@ -37,7 +37,7 @@ def test_a_resumed_run_has_the_same_fits_to_the_bit(tmp_path, data_set, monkeypa
   assert table(tmp_path / "whole", 6)["known"].all(), "6 batches of 16 show all 40"
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_two_processes_keep_the_table_that_one_keeps(tmp_path, data_set):
   plain = overrides(data_set, "duration=6", "net.dropout=0.0")
   runs.succeed(runs.start(tmp_path / "one", *plain, devices=4, config=SPIN, quick=False))
