@@ -144,7 +144,7 @@ POSES = {n: v for n, v in SHARED.items() if n not in ("body", "mean_params", "im
     splits=("val", "val_hard"),
     eval_every=2000,
     data=dict(source="stream", people=20000, val=2000, val_hard=1000))
-_ADAM = dict(name="adam", learning_rate=1e-3, b1=0.5, b2=0.9, schedule="cosine", warmup="100 steps", decay_every="",
+_ADAM = dict(name="adam", learning_rate=3e-4, b1=0.5, b2=0.9, schedule="cosine", warmup="100 steps", decay_every="",
              decay=0.1, weight_decay=0.0, clip_norm=0.0)
 LIFTING = POSES | dict(
     system="cinn_lifting",
@@ -167,7 +167,7 @@ LIFT_ONE = POSES | dict(
     duration="6000 steps",
     missing=0,
     net=dict(hidden=512, blocks=2, dropout=0.25, max_norm=True, batch_norm="device"),
-    optim=dict(_ADAM, b1=0.9, b2=0.999))
+    optim=dict(_ADAM, b1=0.9, b2=0.999, learning_rate=1e-3))
 LIFT_MARTINEZ = LIFT_ONE | dict(system="martinez", weights=dict(pose3d=1.0))
 LIFT_MDN = LIFT_ONE | dict(system="lift_mdn", components=5, sets="means", weights=dict(nll=1.0, prior=1.0))
 LIFT_PROHMR = LIFT_ONE | dict(
