@@ -91,7 +91,7 @@ def sampler(config):
 
   def run(params, batch, z):
     projected = net.apply({"params": params}, lifting.condition(batch["gaussians"]), method="project")
-    x, _ = cinn_lifting.lifted(net, params, z, lifting.normalise2d(batch["pose2d"]), projected)
+    x, _ = cinn_lifting.lifted_many(net, params, z, lifting.normalise2d(batch["pose2d"]), projected)
     return lifting.to_pose3d(x)
 
   return run

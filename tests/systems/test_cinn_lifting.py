@@ -95,6 +95,19 @@ def test_gradients_are_those_of_both_ways_summed():
   assert all(np.abs(g).max() > 0 for g in jax.tree.leaves(one))
 
 
+@pytest.mark.parametrize("rows", (1, 12, 13, 1000))
+def test_a_few_images_at_a_time_are_all_of_them(rows):
+  config, params = cinn_config.get_config(), made()[1].params["net"]
+  net, batch = cinn_lifting.network(config.net), people(5)
+  projected = net.apply({"params": params}, lifting.condition(batch["gaussians"]), method="project")
+  given = net, params, jax.random.normal(jax.random.key(1), (5, 6, cinn_lifting.DIM_Z)), lifting.normalise2d(
+      batch["pose2d"]), projected
+  few, log_det = jax.jit(lambda *a: cinn_lifting.lifted_many(net, *a, rows))(*given[1:])
+  want, want_log_det = cinn_lifting.lifted(*given)
+  np.testing.assert_allclose(few, want, atol=1e-5)
+  np.testing.assert_allclose(log_det, want_log_det, atol=1e-4)
+
+
 def partly_labelled():
   """(A batch with padding and without all labels, the same with junk where nothing counts)."""
   batch = people() | {"mask": np.float32(np.arange(ROWS) != 7), "has_pose3d": np.float32(np.arange(ROWS) % 4 != 1)}
