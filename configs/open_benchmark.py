@@ -149,7 +149,7 @@ _ADAM = dict(name="adam", learning_rate=3e-4, b1=0.5, b2=0.9, schedule="cosine",
 LIFTING = POSES | dict(
     system="cinn_lifting",
     batch_size=320,
-    duration="4000 steps",
+    duration="2000 steps",
     hypotheses=100,
     top_k=5,
     critic_steps=2,
@@ -159,7 +159,7 @@ LIFTING = POSES | dict(
     net=dict(blocks=8, hidden=256, condition=True, condition_hidden=256, features=56, clamp=2.0, dtype="float32"),
     critic=dict(hidden=100, chain_hidden=250, penalty=10.0),
     optim=_ADAM,
-    critic_optim=dict(_ADAM, learning_rate=1e-4, schedule="constant"),
+    critic_optim=dict(_ADAM, schedule="constant"),
     weights=dict(keypoints2d=1.0, mmd=10.0, deterministic=4.0, best=4.0, covariance=750.0, generator=1.0))
 NO_CRITIC = dict(critic_steps=0, batch_size=64, weights=LIFTING["weights"] | dict(generator=0.0))
 LIFT_ONE = POSES | dict(
