@@ -30,12 +30,21 @@ def ticks(low, high, most=6):
   return np.arange(math.ceil(low / step - 1e-9), math.floor(high / step + 1e-9) + 1) * step
 
 
+def log_marks(values):
+  """Of positive values those to write below a logarithmic axis: far enough apart, from the least one on."""
+  values = np.unique(np.asarray(values, float))
+  marks, apart = values[:1].tolist(), (values[-1] / values[0]) ** (1 / 8) * (1 - 1e-9)
+  for value in values[1:]:
+    marks += [float(value)] if value >= apart * marks[-1] else []
+  return marks
+
+
 def plot(curves, title, x_label, y_label, log_x=False, diagonal=False, size=SIZE):
   """Curves over common axes.
 
   Args:
     curves: list of Curve; points that are not finite are left out.
-    log_x: x on a logarithmic axis, marked at its own values.
+    log_x: x on a logarithmic axis, marked at its own values, `log_marks`.
     diagonal: also the line y = x, over axes from 0 to 1.
   Returns:
     uint8 RGB [*size, 3].
@@ -45,7 +54,7 @@ def plot(curves, title, x_label, y_label, log_x=False, diagonal=False, size=SIZE
   box = ((0, 1), (0, 1)) if diagonal else (_range([scale_x(c.x) for c in curves], 0), _range(
       [v for c in curves for v in (c.y, c.low, c.high) if v is not None], 0.06))
   place = lambda x, y: _pixels(scale_x(np.asarray(x, float)), np.asarray(y, float), box, size)
-  marks = sorted({float(x) for c in curves for x in c.x if np.log2(x) % 2 == 0}) if log_x else ticks(*box[0])
+  marks = log_marks(np.concatenate([c.x for c in curves])) if log_x else ticks(*box[0])
   _axes(image, place, marks, ticks(*box[1]), box, (title, x_label, y_label), log_x)
   if diagonal:
     _line(image, place([0, 1], [0, 1]), (170, 170, 170))

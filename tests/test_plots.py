@@ -1,6 +1,7 @@
 """Plots show their curves where the axes say, and survive numbers that are not there."""
 
 import numpy as np
+import pytest
 
 from jhmr import plots
 
@@ -36,6 +37,13 @@ def test_numbers_that_are_missing_leave_a_plot():
   image = plots.plot([plots.Curve("a", np.arange(1, 4), nothing, nothing, nothing),
                       plots.Curve("b", np.arange(1, 4), np.ones(3), np.zeros(3), np.full(3, 2.0))], "t", "x", "y")
   assert len(colored(image, plots.COLORS[1])) > 50
+
+
+@pytest.mark.parametrize("values, marks", [((1, 2, 5, 10, 25, 50, 100, 200), [1, 2, 5, 10, 25, 50, 100, 200]),
+                                           ((1, 5, 10, 25), [1, 5, 10, 25]), ([2**i for i in range(13)],
+                                                                              [4**i for i in range(7)])])
+def test_a_logarithmic_axis_is_marked_at_its_values_that_are_apart(values, marks):
+  assert plots.log_marks(values) == marks
 
 
 def test_ticks_are_round_and_inside():

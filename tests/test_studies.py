@@ -50,7 +50,7 @@ def of_poses(good, rng):
   for split in lifting.SPLITS:
     found[f"{lifting.ONE}_{split}"] = {f"{m}_min_1": base for m in lifting.ERRORS} | {"action": np.full(N, -1)}
     for run in lifting.LABELS:
-      worse = 0 if run == lifting.FULL else -sign * 20
+      worse = 0 if run in (lifting.FULL, lifting.SHORT) else -sign * 20
       rows = {"action": np.full(N, -1)}
       for i, n in enumerate(lifting.COUNTS):
         value = base + worse + sign * 3 * i + rng.normal(0, 0.1, N)

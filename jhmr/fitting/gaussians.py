@@ -45,7 +45,6 @@ _HIGHEST = jax.lax.Precision.HIGHEST
 class Gaussians(NamedTuple):
   """What fits heatmaps [..., H, H]."""
   params: jax.Array  # [..., 6] amplitude, mean x, mean y, sigma x, theta in (-pi/4, pi/4], sigma y; pixels
-  rmse: jax.Array    # [...] root mean square over pixels of what is left
   failed: jax.Array  # [...] bool, the start is returned
 
 
@@ -104,8 +103,8 @@ def fit(heatmaps, start=None):
     where = jnp.where(jnp.isfinite(start), start, where.reshape(start.shape)).astype(jnp.float32).reshape(-1, 2)
   first = _State(top, where, jnp.tile(SIGMA_PX**2 * jnp.eye(2), (len(maps), 1, 1)))
   found = _in_windows(maps, first)
-  state, cost, done = _on_whole_maps(maps, first, found, top > 0)
-  found = Gaussians(_named(state), jnp.sqrt(cost / size**2), ~done)
+  state, done = _on_whole_maps(maps, first, found, top > 0)
+  found = Gaussians(_named(state), ~done)
   return jax.tree.map(lambda x: x.reshape(*lead, *x.shape[1:]), found)
 
 
@@ -118,7 +117,7 @@ def _maximum(maps):
 
 
 def _in_windows(maps, first):
-  """Fits all maps in windows around their starts: (state, cost over the whole map, whether that is the answer)."""
+  """Fits all maps in windows around their starts: (state, whether that is the answer)."""
   size, window = maps.shape[-1], min(WINDOW, maps.shape[-1])
   most = window / 2 / _REACH if window < size else _FLAT * size
 
@@ -130,9 +129,7 @@ def _in_windows(maps, first):
     reach = _REACH * _sigmas(state.cov)
     low, high = state.mean - reach >= origin, state.mean + reach <= origin + window - 1
     inside = jnp.all((low | (origin == 0)) & (high | (origin == size - window)), -1)
-    outside = jnp.maximum(jnp.sum(maps**2, (1, 2)) - jnp.sum(seen**2, (1, 2)), 0.0)
-    cost = jnp.sum(_left(seen, origin, 1, state)[-1] ** 2, (1, 2)) + outside
-    return state, cost, done & inside & jnp.all(_sigmas(state.cov) <= most, -1)
+    return state, done & inside & jnp.all(_sigmas(state.cov) <= most, -1)
 
   return _by_chunks(some, (maps, first), _CHUNK)
 
@@ -147,7 +144,7 @@ def _by_chunks(function, rows, chunk):
 
 
 def _on_whole_maps(maps, first, found, possible):
-  """Replaces what was found, (state, cost, done), of `possible` maps [B] that are not done.
+  """Replaces what was found, (state, done), of `possible` maps [B] that are not done.
 
   At first with few steps from what fits every second pixel of every second row, then with many from the start.
   """
@@ -162,8 +159,7 @@ def _on_whole_maps(maps, first, found, possible):
       seen, begin, active = jax.tree.map(lambda x: x[rows], (maps, first, left))
       near, there = descend(seen[:, ::2, ::2], 2, begin, coarse, active, flat, _NEAR)
       state, done = descend(seen, 1, jax.tree.map(functools.partial(_where, there), near, begin), fine, active, flat)
-      state = jax.tree.map(functools.partial(_where, done), state, begin)
-      new = state, jnp.sum(_left(seen, 0, 1, state)[-1] ** 2, (1, 2)), done
+      new = jax.tree.map(functools.partial(_where, done), state, begin), done
       return jax.tree.map(lambda old, x: old.at[rows].set(_where(active, x, old[rows])), found, new)
 
     found = jax.lax.fori_loop(0, (jnp.sum(left) + chunk - 1) // chunk, some, found)
@@ -203,7 +199,13 @@ def _descend(maps, origin, stride, first, steps, active, most, tolerance=_STEP):
 def _normal(maps, total, origin, stride, state):
   """The normal equations of a state; total [B] is the sum of maps squared, the rest as for `_descend`."""
   size = maps.shape[-1]
-  shape, residual = _left(maps, origin, stride, state)
+  offset = (origin - state.mean)[..., None] + stride * jnp.arange(size)
+  dx, dy = offset[:, 0, None, :], offset[:, 1, :, None]
+  inverse = _inverse(state.cov)[..., None, None]
+  square = inverse[:, 0, 0] * dx**2 + inverse[:, 1, 1] * dy**2 + 2 * inverse[:, 0, 1] * dx * dy
+  # Once: XLA would find it anew for each of its uses.
+  shape = jax.lax.optimization_barrier(jnp.exp(-0.5 * square))
+  residual = maps - state.amplitude[:, None, None] * shape
   grid = stride * (np.arange(size) - (size - 1) / 2)
   x, y = np.meshgrid(grid / _UNIT, grid / _UNIT)
   monomials = (x[..., None] ** _MOMENTS[:, 0] * y[..., None] ** _MOMENTS[:, 1]).reshape(size**2, -1).astype(np.float32)
@@ -214,18 +216,6 @@ def _normal(maps, total, origin, stride, state):
   turn = _about((state.mean - origin + grid[0]) / scale, _UNIT / scale)
   matrix = _product(turn, matrix[:, _PRODUCTS], jnp.swapaxes(turn, 1, 2))
   return _Normal(matrix, _product(turn, vector[..., None])[..., 0], cost, scale)
-
-
-def _left(maps, origin, stride, state):
-  """(The Gaussian over its amplitude, what it leaves of maps), each [B, H, H]."""
-  offset = (origin - state.mean)[..., None] + stride * jnp.arange(maps.shape[-1])
-  x, y = jnp.moveaxis(offset, 1, 0)
-  inverse = _inverse(state.cov)[..., None, None]
-  cross = 2 * inverse[:, 0, 1] * x[:, None, :] * y[:, :, None]
-  square = (inverse[:, 0, 0, 0] * x**2)[:, None, :] + (inverse[:, 1, 1, 0] * y**2)[:, :, None] + cross
-  # Once: XLA would find it anew for each of its uses.
-  shape = jax.lax.optimization_barrier(jnp.exp(-0.5 * square))
-  return shape, maps - state.amplitude[:, None, None] * shape
 
 
 def _about(mean, unit):

@@ -28,8 +28,6 @@ def test_they_are_scipys(maps):
   assert not found.failed.any()
   wanted = np.stack([peer.of_scipy(m) for m in maps[:40]])
   np.testing.assert_allclose(found.params[:40], wanted, atol=1e-3)
-  left = np.sqrt(np.mean((peer.drawn(wanted) - maps[:40]) ** 2, (1, 2)))
-  np.testing.assert_allclose(found.rmse[:40], left, rtol=1e-4)
 
 
 def test_the_model_is_the_equation():
@@ -43,7 +41,7 @@ def test_what_is_drawn_is_found(maps):
   drawn = jnp.clip(gaussians.draw(fit(maps).params), 0, 1)
   again = fit(drawn)
   np.testing.assert_allclose(again.params, fit(maps).params, atol=2e-3)
-  assert np.max(again.rmse) < 1e-4
+  np.testing.assert_allclose(gaussians.draw(again.params), drawn, atol=1e-3)
 
 
 def test_maps_without_a_peak_are_no_nan(maps):
@@ -85,4 +83,4 @@ def test_shapes_are_checked():
   with pytest.raises(ValueError, match="start"):
     gaussians.fit(np.zeros((2, 64, 64)), np.zeros((3, 2)))
   shaped = jax.eval_shape(gaussians.fit, jnp.zeros((2, 3, 64, 64)))
-  assert shaped.params.shape == (2, 3, 6) and shaped.rmse.shape == shaped.failed.shape == (2, 3)
+  assert shaped.params.shape == (2, 3, 6) and shaped.failed.shape == (2, 3)
