@@ -68,7 +68,8 @@ def mmd(found, wanted, weight, estimator="paper", axis_name=AXIS):
   own = mean(kernel(found, all_found), among, num_among)
   own = 2 * own - jax.lax.stop_gradient(own)
   theirs = mean(kernel(wanted, all_wanted), among, num_among)
-  return devices * (own + theirs - 2 * mean(kernel(found, all_wanted), pairs, count ** 2))
+  enough = num_among > 0
+  return devices * enough * (own + theirs - 2 * mean(kernel(found, all_wanted), pairs, count ** 2))
 
 
 def spread(points):
@@ -114,11 +115,6 @@ def best_of(points, target, num):
   chosen = jnp.any(nearest[:, :, None] == jnp.arange(points.shape[1]), 1).astype(points.dtype)  # [B, S]
   mean = jnp.einsum("bs,bskc->bkc", chosen, points, precision=jax.lax.Precision.HIGHEST) / num
   return jnp.mean(jnp.abs(mean - target), (-2, -1))
-
-
-def generator(scores):
-  """What a generator pays for the critic's scores [...] -> [...]. Source: Wehrbein et al. 2021, L_gen of Eq. 9."""
-  return -scores
 
 
 def slope_penalty(score, real, fake, share):

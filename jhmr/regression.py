@@ -75,6 +75,12 @@ def one_of(name, value, choices):
     raise InputError(f"config.{name} is {value!r}: use one of {', '.join(choices)}")
 
 
+def positive(where, fields, names):
+  """Raises InputError when one of the named numbers of config.<where> is below 1."""
+  if odd := [name for name in names if fields[name] < 1]:
+    raise InputError(f"config.{where}.{odd[0]} is {fields[odd[0]]}: give 1 or more")
+
+
 def build(config):
   """The Network of a config that `check` let pass."""
   net = regressor.ImageRegressor(**config.net, axis_name=AXIS)

@@ -80,9 +80,9 @@ def test_mmd_of_several_devices_is_that_of_their_examples_together(estimator):
 
 
 @pytest.mark.parametrize("weight", [np.zeros(2, np.float32), np.array([1, 0], np.float32)])
-def test_mmd_of_too_few_is_finite(weight):
+def test_mmd_of_too_few_is_nothing(weight):
   value, gradient = jax.jit(jax.value_and_grad(mmd))(A, B, weight)
-  assert np.isfinite(value) and np.isfinite(gradient).all()
+  assert value == 0 and not np.any(gradient)
 
 
 def test_an_estimator_that_does_not_exist_is_refused():
@@ -140,7 +140,6 @@ def test_a_critic_pays_for_its_slope_between_the_two():
                              rtol=1e-5)
   flat = jax.grad(lambda w: jnp.sum(paid(lambda x: x @ w)))(np.zeros(3, np.float32))
   assert np.isfinite(flat).all()
-  np.testing.assert_array_equal(lift_losses.generator(share), -share)
 
 
 def test_absolute_is_a_mean_over_entries():

@@ -26,7 +26,8 @@ ABLATIONS = {"lifting_unconditioned": "without the condition", "lifting_no_covar
 BASELINES = {"lift_mdn": "mixture of 5 (Li and Lee)", "lift_prohmr": "flow (ProHMR)"}
 NOISE = "noise"     # not a run: the best guess of FULL, and noise
 ONE = "lift_martinez"
-LABELS = {FULL: "Wehrbein et al.", SHORT: "Wehrbein et al., shorter"} | ABLATIONS | BASELINES | {NOISE: "the best guess and noise"}
+LABELS = {FULL: "Wehrbein et al.", SHORT: "Wehrbein et al., shorter"} | ABLATIONS | BASELINES | {
+    NOISE: "the best guess and noise"}
 ERRORS = {"mpjpe_mm": "MPJPE", "pa_mpjpe_mm": "PA-MPJPE"}
 _PLAIN_M = 0.01     # deviation of joints whose heatmap says nothing, that of a sharp one
 

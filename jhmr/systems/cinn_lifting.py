@@ -33,6 +33,7 @@ from jhmr import lift_losses
 from jhmr import lifting
 from jhmr import losses
 from jhmr import optim
+from jhmr import regression
 from jhmr import sampling
 from jhmr.errors import InputError
 from jhmr.nn import cinn
@@ -77,14 +78,16 @@ class Draws(NamedTuple):
 
 def check(config):
   """Raises InputError for a choice that does not exist, before anything is built."""
-  weights = config.weights
-  if odd := sorted(set(weights) ^ set(TERMS)):
-    raise InputError(f"config.weights must name each loss of cinn_lifting ({', '.join(TERMS)}) once, 0 to leave it "
-                     f"out: look at {', '.join(odd)}")
-  if config.mmd not in lift_losses.ESTIMATORS:
-    raise InputError(f"config.mmd is {config.mmd!r}: use one of {', '.join(lift_losses.ESTIMATORS)}")
-  if odd := [name for name in ("blocks", "hidden") if config.net[name] < 1]:
-    raise InputError(f"config.net.{odd[0]} is {config.net[odd[0]]}: give 1 or more")
+  weights, net = config.weights, config.net
+  regression.check_weights(config, TERMS)
+  regression.one_of("mmd", config.mmd, lift_losses.ESTIMATORS)
+  regression.one_of("net.dtype", net.dtype, ("float32", "bfloat16"))
+  regression.positive("net", net, ("blocks", "hidden", *(("condition_hidden", "features") if net.condition else ())))
+  regression.positive("critic", config.critic, ("hidden", "chain_hidden"))
+  if net.clamp <= 0:
+    raise InputError(f"config.net.clamp is {net.clamp}: give a bound of the scales above 0")
+  if config.critic.penalty < 0:
+    raise InputError(f"config.critic.penalty is {config.critic.penalty}: give 0 or more")
   if bool(weights.generator) != (config.critic_steps > 0):
     raise InputError(f"config.weights.generator is {weights.generator} and config.critic_steps {config.critic_steps}: "
                      "both are 0, or none is")
@@ -216,7 +219,7 @@ def back_terms(x, rows, score, top_k):
   mean, many = losses.masked_mean, x[:, 2:]
   terms = {"deterministic": mean(lift_losses.absolute(x[:, 0], rows.x), rows.labelled)}
   if score:
-    terms["generator"] = mean(lift_losses.generator(score(x[:, 1])), rows.mask)
+    terms["generator"] = -mean(score(x[:, 1]), rows.mask)
   if many.shape[1]:
     found = lift_losses.spread(varied(many))[:, lifting.MATCHED_3D, :]
     terms["covariance"] = mean(lift_losses.covariance(found, rows.target, rows.unsure), rows.mask)

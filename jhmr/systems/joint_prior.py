@@ -16,6 +16,7 @@ import jax.numpy as jnp
 from jhmr import joint_prior
 from jhmr import losses
 from jhmr import one_loss
+from jhmr import regression
 from jhmr.body import joints
 from jhmr.errors import InputError
 from jhmr.nn import realnvp
@@ -31,8 +32,7 @@ def check(config):
     raise InputError(f"config.weights must name the loss of joint_prior, {TERMS[0]}, and no other")
   if config.net.dim != DIM:
     raise InputError(f"config.net.dim is {config.net.dim}: the prior is over {DIM} numbers, three of each joint")
-  if odd := [n for n in ("couplings", "hidden") if config.net[n] < 1]:
-    raise InputError(f"config.net.{odd[0]} is {config.net[odd[0]]}: give 1 or more")
+  regression.positive("net", config.net, ("couplings", "hidden"))
 
 
 def build(config):

@@ -24,7 +24,7 @@ from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
-from jhmr import losses, optim
+from jhmr import losses, optim, regression
 from jhmr.body import camera, joints, rotations, smpl
 from jhmr.errors import InputError
 from jhmr.nn import flow as flow_lib
@@ -48,17 +48,12 @@ DIM = 24 * 6
 def check(config):
   """Raises InputError for a choice that does not exist, before anything is built."""
   for field, choices in CHOICES.items():
-    if config.net[field] not in choices:
-      raise InputError(f"config.net.{field} is {config.net[field]!r}: use one of {', '.join(choices)}")
-  if config.model_joints not in MODEL_JOINTS:
-    raise InputError(f"config.model_joints is {config.model_joints!r}: use one of {', '.join(MODEL_JOINTS)}")
-  if odd := [name for name in ("blocks", "hidden", "depth") if config.net.flow[name] < 1]:
-    raise InputError(f"config.net.flow.{odd[0]} is {config.net.flow[odd[0]]}: give 1 or more")
+    regression.one_of(f"net.{field}", config.net[field], choices)
+  regression.one_of("model_joints", config.model_joints, MODEL_JOINTS)
+  regression.positive("net.flow", config.net.flow, ("blocks", "hidden", "depth"))
   if config.train_samples < 1:
     raise InputError(f"config.train_samples is {config.train_samples}: give 1 (the mode alone) or more")
-  if odd := sorted(set(config.weights) ^ set(TERMS)):
-    raise InputError(f"config.weights must name each loss of prohmr ({', '.join(TERMS)}) once, 0 to leave it out: "
-                     f"look at {', '.join(odd)}")
+  regression.check_weights(config, TERMS)
   if config.train_samples == 1 and (odd := [n for n in TERMS if n.endswith("_exp") and config.weights[n]]):
     raise InputError(f"config.weights.{odd[0]} needs random samples: set it to 0 or config.train_samples to 2")
 

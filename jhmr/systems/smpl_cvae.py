@@ -15,7 +15,6 @@ from jhmr import losses
 from jhmr import one_loss
 from jhmr import regression
 from jhmr.body import smpl
-from jhmr.errors import InputError
 from jhmr.nn import cvae
 from jhmr.state import AXIS, labelled_pose, Prediction, System
 import jax.numpy as jnp
@@ -27,8 +26,7 @@ def check(config):
   """Raises InputError for a choice that does not exist, before anything is built."""
   regression.one_of("supervision", config.supervision, regression.SUPERVISION)
   regression.check(config, TERMS)
-  if odd := [n for n in ("latent", "encoder_hidden") if config.net[n] < 1]:
-    raise InputError(f"config.net.{odd[0]} is {config.net[odd[0]]}: give 1 or more")
+  regression.positive("net", config.net, ("latent", "encoder_hidden"))
 
 
 def encoded(batch, assets):

@@ -178,25 +178,39 @@ def test_the_best_guess_comes_first_and_a_set_does_not_depend_on_its_size():
   np.testing.assert_allclose(samples.log_prob, many.log_prob[:, 1:], atol=1e-3)
 
 
+def traced(**overrides):
+  """(State, names of metrics) of a step that is not run."""
+  system, batch = cinn_lifting.build(cinn_config.get_config(**overrides)), people()
+  state = jax.eval_shape(lambda: system.init(jax.random.key(0), batch, {}))
+  step = jax.vmap(system.step, (None, 0, None), axis_name=AXIS)
+  return state, set(jax.eval_shape(step, state, jax.tree.map(lambda a: a[None], batch), {})[1])
+
+
 @pytest.mark.parametrize("change", cinn_config.ABLATIONS.values(), ids=cinn_config.ABLATIONS)
-def test_every_ablation_is_a_config(change):
-  assert cinn_lifting.build(cinn_config.get_config(**change)).choose
+def test_every_ablation_leaves_out_what_it_says(change):
+  state, metrics = traced(**change)
+  of_critic = {"critic", "grad_norm_critic", "generator"} if change.get("critic_steps", 2) else set()
+  # While one of the two is there, so are the hypotheses that both are of.
+  assert metrics == {"loss", "grad_norm_net", *cinn_lifting.TERMS} - {"generator"} | of_critic
+  assert ("condition" in state.params["net"]) == change.get("net.condition", True)
+  assert ("critic" in state.params) == bool(of_critic)
 
 
 def test_what_no_loss_needs_is_not_made():
-  off = {"weights.covariance": 0.0, "weights.best": 0.0, "weights.generator": 0.0, "critic_steps": 0,
-         "net.condition": False}
-  system, batch = cinn_lifting.build(cinn_config.get_config(**off)), people()
-  state = jax.eval_shape(lambda: system.init(jax.random.key(0), batch, {}))
-  step = jax.vmap(system.step, (None, 0, None), axis_name=AXIS)
-  _, metrics = jax.eval_shape(step, state, jax.tree.map(lambda a: a[None], batch), {})
-  assert set(metrics) == {"loss", "keypoints2d", "mmd", "deterministic", "grad_norm_net"}
+  state, metrics = traced(**{"weights.covariance": 0.0, "weights.best": 0.0, "weights.generator": 0.0,
+                             "critic_steps": 0, "net.condition": False})
+  assert metrics == {"loss", "keypoints2d", "mmd", "deterministic", "grad_norm_net"}
   assert set(state.params) == {"net"} and "condition" not in state.params["net"]
 
 
 @pytest.mark.parametrize("change, said", [
     ({"mmd": "mean"}, "config.mmd is 'mean': use one of paper, code"),
     ({"net.hidden": 0}, "config.net.hidden is 0: give 1 or more"),
+    ({"net.features": -3}, "config.net.features is -3: give 1 or more"),
+    ({"critic.chain_hidden": 0}, "config.critic.chain_hidden is 0: give 1 or more"),
+    ({"critic.penalty": -1.0}, "config.critic.penalty is -1.0: give 0 or more"),
+    ({"net.clamp": 0.0}, "config.net.clamp is 0.0: give a bound of the scales above 0"),
+    ({"net.dtype": "floaty"}, "config.net.dtype is 'floaty': use one of float32, bfloat16"),
     ({"weights.generator": 0.0}, "config.weights.generator is 0.0 and config.critic_steps 2: both are 0, or none is"),
     ({"critic_steps": 0}, "config.weights.generator is 1.0 and config.critic_steps 0: both are 0, or none is"),
     ({"hypotheses": 1}, "config.hypotheses is 1: give 2 or more"),
