@@ -77,6 +77,14 @@ def split(arrays, ignored):
   return left, f"{len(arrays) - len(left)} keys have no counterpart here: {counted}" if counted else ""
 
 
+def converted(arrays, ignored, entries, where, what, said=()):
+  """The Converted of a file with exactly these entries, once what is ignored is set aside; as `split` and `fill`."""
+  arrays, line = split(arrays, ignored)
+  tree = fill(arrays, entries, where, what)
+  return Converted(tree["params"], tree.get("stats", {}),
+                   said=(f"{len(arrays)} arrays; {line or 'every key was used'}", *said))
+
+
 def fill(arrays, entries, where, what):
   """Our arrays, float32, in nested dicts.
 

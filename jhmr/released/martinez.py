@@ -45,15 +45,8 @@ def convert(arrays, net, where):
   """
   if f"{_MODEL}/w5" in arrays:
     raise InputError(f"{where!r} holds a mixture, as Li and Lee's: give --kind mdn")
-  return filled(arrays, entries(net, {"head": ("4", OUTPUTS)}), where, "Martinez et al.'s network")
-
-
-def filled(arrays, wanted, where, what):
-  """Converted of a checkpoint with exactly the wanted entries."""
-  arrays, line = keys.split(arrays, IGNORED)
-  tree = keys.fill(arrays, wanted, where, what)
-  return keys.Converted(tree["params"], tree["stats"], said=(f"{len(arrays)} arrays; {line or 'every key was used'}",
-                                                             SAID))
+  return keys.converted(arrays, IGNORED, entries(net, {"head": ("4", OUTPUTS)}), where, "Martinez et al.'s network",
+                        (SAID,))
 
 
 def entries(net, heads):

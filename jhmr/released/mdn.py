@@ -26,4 +26,5 @@ def convert(arrays, net, where):
   if not count:
     raise InputError(f"{where!r} holds no weights of a mixture: give --kind martinez, or Li and Lee's checkpoint")
   heads = {"means": ("4", martinez.OUTPUTS * count), "sigma": ("5", count), "alpha": ("6", count)}
-  return martinez.filled(arrays, martinez.entries(net, heads), where, "Li and Lee's network")
+  return keys.converted(arrays, martinez.IGNORED, martinez.entries(net, heads), where, "Li and Lee's network",
+                        (martinez.SAID,))

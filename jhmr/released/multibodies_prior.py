@@ -38,13 +38,14 @@ def convert(arrays, net, where):
   Raises:
     InputError: when keys or shapes are not those of such a flow, or a mask is not made of 0 and 1.
   """
-  arrays, line = keys.split(keys.without_prefix(arrays, "module."), IGNORED)
+  arrays = keys.without_prefix(arrays, "module.")
   if not any(k.startswith(PREFIX) for k in arrays):
     raise InputError(f"{where!r} holds no {PREFIX[:-1]}: give a checkpoint of 3D Multi-bodies with its flow")
-  tree = keys.fill(arrays, entries(net.dim, net.couplings, net.hidden), where, "the prior of 3D Multi-bodies")
-  if not np.isin(tree["stats"][NET]["mask"], (0, 1)).all():
+  found = keys.converted(arrays, IGNORED, entries(net.dim, net.couplings, net.hidden), where,
+                         "the prior of 3D Multi-bodies")
+  if not np.isin(found.stats[NET]["mask"], (0, 1)).all():
     raise InputError(f"{where!r}: {PREFIX}mask is not made of 0 and 1: get the file again")
-  return keys.Converted(tree["params"], tree["stats"], said=(f"{len(arrays)} arrays; {line or 'every key was used'}",))
+  return found
 
 
 def entries(dim, couplings, hidden):

@@ -16,6 +16,7 @@ JOINTS2D, DIM = 17, 48  # inputs with the nose; coordinates of 16 joints
 IGNORED = {k: v for k, v in prohmr.IGNORED.items() if k != "the SMPL model"}
 _LAYERS = "backbone.fc_layers"
 _PLACES = (0, 4)  # of a block's linear layers in their Sequential; each has its batch norm next
+set_legacy_lu = prohmr.set_legacy_lu
 
 
 def settings(arrays):
@@ -28,11 +29,6 @@ def settings(arrays):
           "flow.hidden": keys.length(arrays, f"{coupling}.initial_layer.weight"),
           "flow.depth": count(re.escape(coupling) + r"\.blocks\.\d+\.linear_layers\.0\.weight")}
   return tuple(f"net.{name}={value}" for name, value in said.items() if value)
-
-
-def set_legacy_lu(config):
-  """As that of `released.prohmr`."""
-  prohmr.set_legacy_lu(config)
 
 
 def convert(arrays, net, where):
@@ -48,11 +44,8 @@ def convert(arrays, net, where):
     InputError: when keys, shapes or the halves of the couplings are not those of such a network.
   """
   prohmr.check_halves(arrays, DIM, net.flow.blocks, where)
-  untrained = prohmr.never_trained(arrays)
-  arrays, line = keys.split(arrays, IGNORED)
-  tree = keys.fill(arrays, entries(net), where, "ProHMR's model of skeletons")
-  return keys.Converted(tree["params"], tree["stats"], said=(
-      f"{len(arrays)} arrays; {line or 'every key was used'}", *untrained))
+  return keys.converted(arrays, IGNORED, entries(net), where, "ProHMR's model of skeletons",
+                        prohmr.never_trained(arrays))
 
 
 def entries(net):

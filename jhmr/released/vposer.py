@@ -45,9 +45,8 @@ def convert(arrays, net, where):
   other = 3 - net.version
   if _FIRST[other] in arrays and _FIRST[net.version] not in arrays:
     raise InputError(f"{where!r} holds release {other} of VPoser, not {net.version}: give --kind vposer{other}")
-  arrays, line = keys.split(arrays, IGNORED)
-  tree = keys.fill(arrays, entries(net.version, net.hidden, net.latent), where, f"release {net.version} of VPoser")
-  return keys.Converted(tree["params"], tree["stats"], said=(f"{len(arrays)} arrays; {line or 'every key was used'}",))
+  return keys.converted(arrays, IGNORED, entries(net.version, net.hidden, net.latent), where,
+                        f"release {net.version} of VPoser")
 
 
 def entries(version, hidden=512, latent=32):

@@ -42,12 +42,8 @@ def convert(arrays, net, where):
   if any(".subnet1." in k for k in arrays):
     raise InputError(f"{where!r} was made with FrEIA 0.2 or newer, whose couplings limit scales otherwise: give "
                      "weights of the authors' code with the FrEIA it names")
-  arrays, line = keys.split(arrays, IGNORED)
-  tree = keys.fill(arrays, entries(net.blocks, net.hidden, net.condition_hidden, net.features), where,
-                   "Wehrbein et al.'s network")
-  return keys.Converted(tree["params"], {}, said=(
-      f"{len(arrays)} arrays; {line or 'every key was used'}",
-      "no critic in it: a run that starts from it has a fresh one"))
+  return keys.converted(arrays, IGNORED, entries(net.blocks, net.hidden, net.condition_hidden, net.features), where,
+                        "Wehrbein et al.'s network", ("no critic in it: a run that starts from it has a fresh one",))
 
 
 def entries(blocks, hidden, condition_hidden, features):
