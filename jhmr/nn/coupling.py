@@ -7,7 +7,7 @@ from flax import linen as nn
 import jax
 import jax.numpy as jnp
 from jhmr.nn import folded
-from jhmr.nn.regressor import torch_bias, torch_dense
+from jhmr.nn.regressor import axis_of, learns, torch_bias, torch_dense
 
 EPSILON = 1e-5  # of batch norm
 
@@ -120,8 +120,7 @@ class Coupling(nn.Module):
     self.initial_layer = torch_linear(self.half + self.context, self.hidden)
     for i in range(self.depth):
       for j in range(2):
-        axis_name = self.axis_name if self.batch_norm == "sync" else None
-        setattr(self, f"block_{i}_bn_{j}", BatchNorm(self.hidden, axis_name))
+        setattr(self, f"block_{i}_bn_{j}", BatchNorm(self.hidden, axis_of(self)))
       setattr(self, f"block_{i}_linear_0", torch_linear(self.hidden, self.hidden))
       setattr(self, f"block_{i}_linear_1", small_linear(self.hidden, self.hidden, 1e-3))
     self.final_layer = small_linear(self.hidden, self.half, 0.01 * self.hidden ** -0.5)
@@ -133,7 +132,7 @@ class Coupling(nn.Module):
 
   def __call__(self, x, projected, train, weight):
     """x [B, S, half], projected [B, 1, hidden], weight [B, S, 1] or None -> [B, S, half]."""
-    norm = lambda i, j, h: getattr(self, f"block_{i}_bn_{j}")(h, train and self.batch_norm != "frozen", weight)
+    norm = lambda i, j, h: getattr(self, f"block_{i}_bn_{j}")(h, learns(self, train), weight)
     linear = lambda i, j: getattr(self, f"block_{i}_linear_{j}")
     h = self.initial_layer.product(x, slice(None, self.half)) + projected
     for i in range(self.depth):
