@@ -21,8 +21,9 @@ from jhmr.fitting import npz_files
 
 TRAIN = "train"
 STATISTICS = "lift_stats.npz"  # in a workdir
-_SHAPES = {f"{kind}{of}": shape for of, shape in (("2d", (lift_spec.NUM_2D, 2)), ("3d", (lift_spec.NUM_3D, 3)))
-           for kind in ("mean", "std")}
+SHAPES = {f"{kind}{of}": shape for of, shape in (("2d", (lift_spec.NUM_2D, 2)), ("3d", (lift_spec.NUM_3D, 3)))
+          for kind in ("mean", "std")}
+_LEAST_STD = 1e-6  # of a coordinate that changes
 
 
 def settings(config):
@@ -96,21 +97,28 @@ def _as_it_is(batch, assets):
 def statistics(config):
   """What z-scores are made with: {"mean2d", "std2d" [16, 2], "mean3d", "std3d" [17, 3]}.
 
-  Those of the file config.lift_stats, as every run leaves one in its workdir; "": of the data's training split. A
-  coordinate that never changes has the deviation 1. Source: Martinez et al. 2017, authors' `data_utils.py`.
+  Those of the file config.lift_stats, as every run leaves one in its workdir; "": of the data's training split, its
+  joints that were found and its labels. A coordinate that never changes has the deviation 1, one that is never known
+  the mean 0 too. Source: Martinez et al. 2017, authors' `data_utils.py`.
   Raises:
     InputError: for a file that is not of such numbers.
   """
   if path := config.get("lift_stats", ""):
-    found = npz_files.read(path, tuple(_SHAPES), "statistics of poses")
-    if odd := [k for k, shape in _SHAPES.items() if k not in found or found[k].shape != shape
+    found = npz_files.read(path, tuple(SHAPES), "statistics of poses")
+    if odd := [k for k, shape in SHAPES.items() if k not in found or found[k].shape != shape
                or not np.all(np.isfinite(found[k])) or k.startswith("std") and np.any(found[k] <= 0)]:
-      raise InputError(f"statistics of poses {path!r}: {odd[0]} is not {_SHAPES[odd[0]]} finite numbers, deviations "
+      raise InputError(f"statistics of poses {path!r}: {odd[0]} is not {SHAPES[odd[0]]} finite numbers, deviations "
                        f"above 0: give the {STATISTICS} of a run")
-    return {k: np.asarray(found[k], np.float32) for k in _SHAPES}
-  rows, found = rows_of(config, TRAIN), {}
-  for name in ("2d", "3d"):
-    values = rows[f"pose{name}"].astype(np.float64)
-    std = values.std(0)
-    found |= {f"mean{name}": values.mean(0), f"std{name}": np.where(std > 0, std, 1.0)}
-  return {k: v.astype(np.float32) for k, v in found.items()}
+    return {k: np.asarray(found[k], np.float32) for k in SHAPES}
+  rows = rows_of(config, TRAIN)
+  return (_moments("2d", rows["pose2d"], np.isfinite(rows["pose2d"])) |
+          _moments("3d", rows["pose3d"], np.broadcast_to(rows["has_pose3d"][:, None, None] > 0, rows["pose3d"].shape)))
+
+
+def _moments(name, values, known):
+  """{mean and std of `name`: over the rows of values [N, K, C] that are known, of each coordinate}."""
+  values, count = np.where(known, values, 0).astype(np.float64), np.maximum(known.sum(0), 1)
+  mean = values.sum(0) / count
+  std = np.sqrt(np.where(known, (values - mean) ** 2, 0).sum(0) / count)
+  return {f"mean{name}": mean.astype(np.float32),
+          f"std{name}": np.where(std > _LEAST_STD, std, 1.0).astype(np.float32)}

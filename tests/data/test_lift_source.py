@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 
 from jhmr import assets
-from jhmr.data import lift_poses, lift_spec, source
+from jhmr.data import lift_poses, lift_source, lift_spec, source
 from jhmr.errors import InputError
 
 
@@ -54,6 +54,26 @@ def test_statistics_are_of_the_training_split_and_stay_with_a_run(pose_file, tmp
   np.savez(path, **{k: v for k, v in found.items() if k != "std2d"})
   with pytest.raises(InputError, match="std2d is not"):
     assets.load(config_of("nowhere.npz", lift_stats=path))
+
+
+def written(path, **changes):
+  """A file of poses with some arrays changed, and its rows."""
+  rows = lift_spec.fake_batch(40) | changes
+  lift_poses.write(str(path), {k: rows[k] for k in ("pose2d", "gaussians", "pose3d", "has_pose3d")})
+  return str(path), rows
+
+
+@pytest.mark.parametrize("share", [0.5, 0.0])
+def test_poses_without_a_label_do_not_count_in_statistics(tmp_path, share):
+  known = np.arange(40) < 40 * share
+  rows = lift_spec.fake_batch(40)
+  path, rows = written(tmp_path / "poses.npz", has_pose3d=np.float32(known),
+                       pose3d=np.where(known[:, None, None], rows["pose3d"] + np.float32([[0]] + [[3]] * 16), 0))
+  found = lift_source.statistics(config_of(path))
+  kept = rows["pose3d"][known].astype(np.float64)
+  np.testing.assert_allclose(found["mean3d"], kept.mean(0) if share else 0, atol=1e-6)
+  np.testing.assert_allclose(found["std3d"][1:], kept.std(0)[1:] if share else 1, atol=1e-6)
+  np.testing.assert_allclose(found["mean2d"], rows["pose2d"].mean(0), rtol=1e-5)
 
 
 def test_what_does_not_exist_is_named(pose_file):
