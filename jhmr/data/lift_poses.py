@@ -6,7 +6,8 @@
 
 A file is an .npz, without pickles, of N poses:
 
-    pose2d [N, 16, 2], gaussians [N, 16, 6], pose3d [N, 17, 3]   as `data.lift_spec`; a pose without a 3D label is zero
+    pose2d [N, 16, 2], gaussians [N, 16, 6], pose3d [N, 17, 3]   as `data.lift_spec`; a pose without a 3D label is zero,
+                                                                 a 2D joint that no detector found NaN
     has_pose3d [N]  1 if pose3d is a label      hard [N]  1 for a pose that counts as ambiguous
     action [N] int  -1 unknown                  actions [A] str, their names
     split [N] str   "train", "val", "val_hard", ...
@@ -28,6 +29,7 @@ from jhmr.data import lift_wehrbein
 from jhmr.errors import InputError
 from jhmr.fitting import npz_files
 
+_LEAST_JOINTS = 2  # of a 2D pose: fewer have no size
 POSES = ("pose2d", "gaussians", "pose3d", "has_pose3d", "action", "hard")
 KEYS = (*POSES, "actions", "split")
 
@@ -35,8 +37,8 @@ KEYS = (*POSES, "actions", "split")
 def read(path):
   """{name: array} of a file, every key of KEYS, numbers as `lift_spec` has them.
 
-  What a file need not have: has_pose3d (1 where there is pose3d), action (-1), actions (none), hard (`lifting.hard`),
-  split ("train").
+  What a file need not have: gaussians (zeros), pose3d (zeros), has_pose3d (1 where there is pose3d), action (-1),
+  actions (none), hard (`lifting.hard`; of no Gaussians 0), split ("train").
   Raises:
     InputError: one line, when it cannot be read, or its shapes and numbers are not those of poses.
   """
@@ -45,12 +47,13 @@ def read(path):
 
 def complete(arrays, where):
   """The arrays with those that may be left out; InputError, naming `where`, when something is not as it should be."""
-  if missing := [key for key in ("pose2d", "gaussians") if key not in arrays]:
-    raise InputError(f"{where} lack {missing[0]}: write them with python -m jhmr.data.lift_poses")
+  if "pose2d" not in arrays:
+    raise InputError(f"{where} lack pose2d: write them with python -m jhmr.data.lift_poses")
   num = len(arrays["pose2d"]) if arrays["pose2d"].ndim else 0
   ones = np.full(num, float("pose3d" in arrays))
-  made = {"pose3d": np.zeros((num, *lift_spec.FIELDS["pose3d"].shape)), "has_pose3d": ones,
-          "action": np.full(num, -1), "actions": np.zeros(0, "U1"), "split": np.full(num, "train")} | arrays
+  zeros = {key: np.zeros((num, *lift_spec.FIELDS[key].shape)) for key in ("gaussians", "pose3d")}
+  made = zeros | {"has_pose3d": ones, "action": np.full(num, -1), "actions": np.zeros(0, "U1"),
+                  "split": np.full(num, "train")} | arrays
   for key in (key for key in POSES if key in made):
     made[key] = _checked(key, made[key], num, where)
   _check_names(made, num, where)
@@ -64,7 +67,13 @@ def _checked(key, value, num, where):
   field = lift_spec.FIELDS[key]
   if value.shape != (num, *field.shape) or not num or value.dtype.kind not in "fiub":
     raise InputError(f"{where}: {key} is {value.dtype} {value.shape}: give numbers {('N', *field.shape)}, N at least 1")
-  if not np.isfinite(value).all():
+  if key == "pose2d":
+    found = np.isfinite(value).all(-1)
+    if (few := found.sum(-1) < _LEAST_JOINTS).any():
+      raise InputError(f"{where}: pose2d of pose {np.argmax(few)} has fewer than {_LEAST_JOINTS} joints that are finite: "
+                       "leave it out")
+    value = np.where(found[..., None], value, np.nan)
+  elif not np.isfinite(value).all():
     raise InputError(f"{where}: {key} of pose {np.nonzero(~np.isfinite(value))[0][0]} is not finite: leave it out")
   return value.astype(field.dtype)
 

@@ -23,6 +23,8 @@ TRAIN = "train"
 STATISTICS = "lift_stats.npz"  # in a workdir
 SHAPES = {f"{kind}{of}": shape for of, shape in (("2d", (lift_spec.NUM_2D, 2)), ("3d", (lift_spec.NUM_3D, 3)))
           for kind in ("mean", "std")}
+# Systems that make each pose's size and place their own: they want all of its joints, and look at no statistics.
+BY_ITSELF = ("cinn_lifting",)
 _LEAST_STD = 1e-6  # of a coordinate that changes
 
 
@@ -49,14 +51,27 @@ def _made(chosen):
 _read = functools.lru_cache(maxsize=2)(lift_poses.read)
 
 
+def check(config, arrays, where):
+  """Raises InputError, naming `where`, when poses lack what a config's system cannot do without."""
+  if config.get("system", "") not in BY_ITSELF:
+    return
+  if (gaps := np.isnan(arrays["pose2d"]).any((1, 2))).any():
+    raise InputError(f"{where}: {gaps.sum():,} of {len(gaps):,} poses lack a 2D joint, which {config.system} cannot do "
+                     "without: leave them out, or take a system of configs/lifting_baselines.py")
+  if config.net.condition and (gaps := ~arrays["gaussians"].any((1, 2))).any():
+    raise InputError(f"{where}: {gaps.sum():,} of {len(gaps):,} poses have no gaussians, which {config.system} looks "
+                     "at: give them, or take a run with config.net.condition=False")
+
+
 def rows_of(config, name):
-  """The arrays of one split, fields of `lift_spec` alone. Raises InputError when it is empty."""
+  """The arrays of one split, fields of `lift_spec` alone. Raises InputError when it is empty, and as `check`."""
   arrays = _made(settings(config)) if config.data.source == STREAM else _read(config.data.source)
   chosen = np.flatnonzero(arrays["split"] == name)
   if not len(chosen):
     raise InputError(f"split {name!r} does not exist in config.data.source {config.data.source!r}: there are "
                      f"{', '.join(sorted(set(arrays['split'].tolist())))}")
   found = {k: np.asarray(arrays[k][chosen], field.dtype) for k, field in lift_spec.FIELDS.items() if k in arrays}
+  check(config, found, f"split {name!r} of {config.data.source!r}")
   return found | {"id": np.arange(len(chosen), dtype=np.int32)}
 
 

@@ -40,11 +40,29 @@ def test_what_may_be_left_out(tmp_path):
   np.testing.assert_array_equal(found["hard"], lifting.hard(made["gaussians"]))
   np.savez(path, **{key: made[key] for key in ("pose2d", "gaussians", "pose3d")})
   assert lift_poses.read(path)["has_pose3d"].all()
+  np.savez(path, pose2d=made["pose2d"])
+  found = lift_poses.read(path)
+  assert found["gaussians"].shape == (5, 16, 6) and not found["gaussians"].any() and not found["hard"].any()
+  np.savez(path, pose2d=made["pose2d"], hard=np.ones(5))
+  assert lift_poses.read(path)["hard"].all()
+
+
+def test_a_joint_that_is_not_finite_is_missing(tmp_path):
+  path, made = str(tmp_path / "poses.npz"), arrays()
+  made["pose2d"][1, 3], made["pose2d"][2, 4, 0], made["pose2d"][4, 2:] = np.nan, np.inf, np.nan
+  lift_poses.write(path, made)
+  gone = np.zeros((5, 16), bool)
+  gone[1, 3] = gone[2, 4] = gone[4, 2:] = True
+  found = lift_poses.read(path)["pose2d"]
+  np.testing.assert_array_equal(np.isnan(found), np.stack([gone] * 2, -1))
+  np.testing.assert_array_equal(found[~gone], made["pose2d"][~gone])
 
 
 @pytest.mark.parametrize("change, said", [
     ({"pose2d": None}, "lack pose2d"), ({"gaussians": np.zeros((5, 16, 7))}, "gaussians is float64 (5, 16, 7)"),
     ({"pose3d": np.full((5, 17, 3), np.nan)}, "pose3d of pose 0 is not finite"),
+    ({"gaussians": np.full((5, 16, 6), np.nan)}, "gaussians of pose 0 is not finite"),
+    ({"pose2d": np.full((5, 16, 2), np.nan)}, "pose2d of pose 0 has fewer than 2 joints"),
     ({"split": np.array(["val"])}, "split is"), ({"split": np.arange(5)}, "split is"),
     ({"action": np.array([0, 0, 0, 0, 1])}, "action is in 0..1, of 1 actions"),
     ({"pose2d": np.array(3.0)}, "pose2d is")])
