@@ -2,7 +2,7 @@
 
     python -m jhmr.data.lift_poses --out poses.npz [--people 20000]            of rendered people, `data.lift_people`
     python -m jhmr.data.lift_poses --out h36m.npz --wehrbein FOLDER            of Wehrbein et al.'s Human3.6M files
-    python -m jhmr.data.lift_poses --out mine.npz --heatmaps heatmaps.npz      of a detector's heatmaps
+    python -m jhmr.data.lift_poses --out mine.npz --heatmaps a.npz b.npz ...   of a detector's heatmaps
 
 A file is an .npz, without pickles, of N poses:
 
@@ -88,7 +88,7 @@ def _check_names(arrays, num, where):
 
 
 def write(path, arrays):
-  """Writes poses, whole or not at all; what may be left out is as for `read`.
+  """Writes poses, whole or not at all; what may be left out is as for `read`. Returns all of the file's arrays.
 
   Raises:
     InputError: as `read`, and when the file cannot be written.
@@ -96,6 +96,7 @@ def write(path, arrays):
   arrays = complete(arrays, f"--out {path!r}")
   with files.writing(path), files.whole(path, "wb") as f:
     np.savez(f, **arrays)
+  return arrays
 
 
 def main(argv):
@@ -107,7 +108,8 @@ def main(argv):
   parser.add_argument("--seed", type=int, help="of rendered people, default 0")
   parser.add_argument("--body", help="mannequin (default), mannequin_small or a body file")
   parser.add_argument("--wehrbein", metavar="PATH", help="a pickle of Wehrbein et al., or the folder of both")
-  parser.add_argument("--heatmaps", metavar="NPZ", help="heatmaps [N, 16, 64, 64], see jhmr/data/heatmaps.py")
+  parser.add_argument("--heatmaps", metavar="NPZ", nargs="+", help="heatmaps [N, 16, 64, 64] of one file or several, "
+                      "see jhmr/data/heatmaps.py")
   args = vars(parser.parse_args(argv[1:]))
   out, pickle, maps = (args.pop(key) for key in ("out", "wehrbein", "heatmaps"))
   given = {name: value for name, value in args.items() if value is not None}
@@ -118,17 +120,32 @@ def main(argv):
   if pickle:
     arrays = lift_wehrbein.read(pickle)
   elif maps:
-    arrays, failed = heatmaps.read(maps)
-    report.say(f"{failed:,} of {arrays['gaussians'][..., 0].size:,} heatmaps have no fit")
+    arrays = joined([_fitted(path) for path in maps])
   else:
     arrays = lift_people.made(lift_people.Settings(**given), report.say)
-  write(out, arrays)
-  say(out, arrays)
+  _say(out, write(out, arrays))
 
 
-def say(out, arrays):
+def _fitted(path):
+  """The poses of a file of heatmaps."""
+  arrays, failed = heatmaps.read(path)
+  missing = np.isnan(arrays["pose2d"][..., 0])
+  report.say(f"{path}: {failed:,} of {missing.size:,} heatmaps have no fit, {missing.sum():,} show nothing: those joints "
+             "are missing")
+  return complete(arrays, f"heatmaps {path!r}")
+
+
+def joined(parts):
+  """The arrays of several files, as `complete` gives them, one after the other; an action is known by its name."""
+  actions = list(dict.fromkeys(name for part in parts for name in part["actions"].tolist()))
+  number = lambda part: np.array([*map(actions.index, part["actions"].tolist()), -1])[part["action"]]  # of -1 the last
+  parts = [part | {"action": number(part)} for part in parts]
+  return {key: np.concatenate([part[key] for part in parts]) for key in (*POSES, "split")} | {
+      "actions": np.array(actions, np.str_)}
+
+
+def _say(out, arrays):
   """Prints how many poses of each split there are, and how many are ambiguous."""
-  arrays = complete(arrays, out)
   for split in dict.fromkeys(arrays["split"].tolist()):
     rows = arrays["split"] == split
     report.say(f"{out}: {split} {rows.sum():,} poses, {arrays['hard'][rows].mean():.1%} ambiguous")

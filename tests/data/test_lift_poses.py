@@ -12,6 +12,7 @@ from jhmr.data import lift_poses
 from jhmr.data import lift_spec
 from jhmr.data import lift_wehrbein
 from jhmr.errors import InputError
+from jhmr.fitting import gaussians
 
 
 def arrays(num=5):
@@ -140,6 +141,26 @@ def test_pickles_that_are_not_theirs_are_one_line(tmp_path, tree, said):
   with pytest.raises(InputError) as error:
     lift_wehrbein.read(str(path))
   assert said in str(error.value) and "\n" not in str(error.value)
+
+
+def test_files_of_heatmaps_become_one(tmp_path, capsys):
+  maps = np.array(gaussians.draw(np.float32([0.9, 30, 20, 2, 0, 2]) * np.ones((3, 16, 1), np.float32)))
+  maps[2, 4] = 0
+  pose3d = np.random.default_rng(0).normal(size=(1, 17, 3))
+  np.savez(tmp_path / "a.npz", heatmaps=maps[:1], pose3d=pose3d, action=[1], actions=["Eating", "Walking"],
+           split=["val"])
+  np.savez(tmp_path / "b.npz", heatmaps=maps[1:], action=[0, -1], actions=["Walking"])
+  out = str(tmp_path / "poses.npz")
+  lift_poses.main(["lift_poses", "--out", out, "--heatmaps", *(str(tmp_path / n) for n in ("a.npz", "b.npz"))])
+  said, found = capsys.readouterr().out, lift_poses.read(out)
+  assert "0 of 32 heatmaps have no fit, 1 show nothing" in said and "train 2 poses" in said
+  assert found["split"].tolist() == ["val", "train", "train"] and found["has_pose3d"].tolist() == [1, 0, 0]
+  assert found["actions"].tolist() == ["Eating", "Walking"] and found["action"].tolist() == [1, 1, -1]
+  np.testing.assert_allclose(found["pose3d"][0], (pose3d - pose3d[:, :1])[0], atol=1e-6)
+  assert np.isnan(found["pose2d"][2, 4]).all() and np.isnan(found["pose2d"]).sum() == 2
+  np.savez(tmp_path / "b.npz", heatmaps=maps[1:], split=["val"])
+  with pytest.raises(InputError, match="heatmaps .*b.npz.*split is"):
+    lift_poses.main(["lift_poses", "--out", out, "--heatmaps", *(str(tmp_path / n) for n in ("a.npz", "b.npz"))])
 
 
 def test_options_that_do_not_go_together(tmp_path):
