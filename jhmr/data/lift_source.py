@@ -5,18 +5,17 @@ Row r of training batch i is a function of (config.seed, i, r) alone: every epoc
 
 import functools
 import math
+import os
 
 import numpy as np
 
 from jhmr import files
 from jhmr import report
-from jhmr.data import heatmaps
 from jhmr.data import lift_people
 from jhmr.data import lift_poses
 from jhmr.data import lift_spec
 from jhmr.data.source import local_size, Source, STREAM
 from jhmr.errors import InputError
-from jhmr.fitting import gaussians
 from jhmr.fitting import npz_files
 
 TRAIN = "train"
@@ -44,8 +43,9 @@ def _made(chosen):
     report.say(f"making {chosen.people + chosen.val + chosen.val_hard:,} poses of rendered people, once")
     return lift_poses.complete(lift_people.made(chosen, report.say), "poses of rendered people")
 
-  name = "lift_people_" + "_".join(str(value).replace("/", "-") for value in chosen)
-  return files.cached(name, [lift_people.__file__, heatmaps.__file__, gaussians.__file__], make)
+  # A body's name, not its folder: its bytes are among the sources.
+  name = "_".join(str(value) for value in chosen._replace(body=os.path.basename(os.path.normpath(chosen.body))))
+  return files.cached(f"lift_people_{name}", lift_people.sources(chosen.body), make)
 
 
 _read = functools.lru_cache(maxsize=2)(lift_poses.read)

@@ -186,6 +186,18 @@ def test_a_joint_behind_a_limb_is_not_seen():
     assert not lift_people._behind(px, depth, np.float32(100.0))[at("spine")]
 
 
+def test_rendered_people_are_made_again_when_a_file_they_come_from_changes(tmp_path):
+  names = {path.name for path in lift_people.sources("mannequin")}
+  assert {"lift_people.py", "synthetic.py", "lifting.py", "heatmaps.py", "gaussians.py", "poses.py", "smpl.py"} <= names
+  body, beside = tmp_path / "SMPL_NEUTRAL.pkl", tmp_path / "J_regressor_extra.npy"
+  for path in (body, beside):
+    path.write_bytes(b"")
+  for given in (tmp_path, body):
+    assert set(lift_people.sources(str(given))) - set(lift_people.sources("mannequin")) == {body, beside}
+  with pytest.raises(InputError, match="does not exist"):
+    lift_people.sources(str(tmp_path / "no.pkl"))
+
+
 @pytest.mark.slow
 def test_rendered_people(tmp_path):
   """Poses are functions of (settings, index), project to where they were detected, and some are ambiguous."""
