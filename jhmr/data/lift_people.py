@@ -52,7 +52,7 @@ class Settings(NamedTuple):
 
 def sources(body):
   """The files that decide what `made` makes: code, and those of Settings.body where it is no mannequin."""
-  modules = (synthetic, ambiguous, appearance, lifting, heatmaps, gaussians)  # the sizes of their draws matter too
+  modules = (synthetic, ambiguous, appearance, lifting, heatmaps, gaussians)  # appearance splits the draws
   code = [pathlib.Path(module.__file__) for module in modules]
   geometry = sorted(pathlib.Path(joints.__file__).parent.glob("*.py"))
   return [pathlib.Path(__file__), *code, *geometry] + ([] if body in smpl.BUILT_IN else body_file.files_of(body))

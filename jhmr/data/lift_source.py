@@ -63,9 +63,19 @@ def check(config, arrays, where):
                      "at: give them, or take a run with config.net.condition=False")
 
 
+def _arrays(config):
+  return _made(settings(config)) if config.data.source == STREAM else _read(config.data.source)
+
+
+def labelled(config):
+  """Whether config.data.source has labels to train on."""
+  arrays = _arrays(config)
+  return bool(np.any((arrays["split"] == TRAIN) & (arrays["has_pose3d"] > 0)))
+
+
 def rows_of(config, name):
   """The arrays of one split, fields of `lift_spec` alone. Raises InputError when it is empty, and as `check`."""
-  arrays = _made(settings(config)) if config.data.source == STREAM else _read(config.data.source)
+  arrays = _arrays(config)
   chosen = np.flatnonzero(arrays["split"] == name)
   if not len(chosen):
     raise InputError(f"split {name!r} does not exist in config.data.source {config.data.source!r}: there are "
