@@ -129,8 +129,8 @@ def _assets(config):
   if config.system not in lift_source.BY_ITSELF:
     raise InputError(f"{config.system} reads z-scores, of the poses it was trained with: give --config.lift_stats="
                      f"{lift_source.STATISTICS} or --config.data.source=FILE with their training split, labels and all")
-  report.warn("no poses to train on in config.data.source: the row 'mean pose' of evaluate is of no pose, all joints at "
-              "the pelvis")
+  report.warn("no poses to train on in config.data.source: the row 'mean pose' of evaluate is of no pose, all joints "
+              "at the pelvis")
   return {"lift_stats": {name: (np.ones if name.startswith("std") else np.zeros)(shape, np.float32)
                          for name, shape in lift_source.SHAPES.items()}}
 

@@ -67,7 +67,7 @@ def read_body_file(path, gender="neutral"):
 
 
 def files_of(path, gender="neutral"):
-  """The files that `read_body_file` looks at: the model and the regressors beside it. Raises as it when there is none."""
+  """The files that `read_body_file` looks at: the model and the regressors beside it. Raises as it for no model."""
   model = _resolve(pathlib.Path(path), gender)
   return [model, *_beside(model, pathlib.Path(path)).values()]
 

@@ -70,8 +70,8 @@ def _checked(key, value, num, where):
   if key == "pose2d":
     found = np.isfinite(value).all(-1)
     if (few := found.sum(-1) < _LEAST_JOINTS).any():
-      raise InputError(f"{where}: pose2d of pose {np.argmax(few)} has fewer than {_LEAST_JOINTS} joints that are finite: "
-                       "leave it out")
+      raise InputError(f"{where}: pose2d of pose {np.argmax(few)} has fewer than {_LEAST_JOINTS} joints that are "
+                       "finite: leave it out")
     value = np.where(found[..., None], value, np.nan)
   elif not np.isfinite(value).all():
     raise InputError(f"{where}: {key} of pose {np.nonzero(~np.isfinite(value))[0][0]} is not finite: leave it out")
@@ -130,8 +130,8 @@ def _fitted(path):
   """The poses of a file of heatmaps."""
   arrays, failed = heatmaps.read(path)
   missing = np.isnan(arrays["pose2d"][..., 0])
-  report.say(f"{path}: {failed:,} of {missing.size:,} heatmaps have no fit, {missing.sum():,} show nothing: those joints "
-             "are missing")
+  report.say(f"{path}: {failed:,} of {missing.size:,} heatmaps have no fit, {missing.sum():,} show nothing: those "
+             "joints are missing")
   return complete(arrays, f"heatmaps {path!r}")
 
 
