@@ -3,7 +3,7 @@
 import json
 
 import jax
-from jhmr import convert, evaluate, lift_baselines
+from jhmr import convert, evaluate, lift_baselines, predict
 from jhmr.data import lift_poses, lift_source, lift_spec
 from jhmr.errors import InputError
 from jhmr.nn import lift_mlp
@@ -183,6 +183,11 @@ def test_a_run_of_weights_needs_no_data_of_its_own(tmp_path):
   config, system, state, assets = evaluate.load_run(str(tmp_path / "run"))
   assert lift_source.open_split(config, "test").size == 3
   assert np.isfinite(jax.jit(system.predict)(state, batch, assets).joints).all()
+  batch["pose2d"][1, 4] = np.nan
+  lift_poses.write(str(tmp_path / "gaps.npz"), {k: batch[k] for k in ("pose2d", "gaussians")})
+  with pytest.raises(InputError, match="--poses .*gaps.npz': 1 of 3 poses lack a 2D joint"):
+    predict.main(["predict", "--workdir", str(tmp_path / "run"), "--poses", str(tmp_path / "gaps.npz"), "--out",
+                  str(tmp_path / "out")])
 
 
 @pytest.mark.parametrize("flags, said", [
