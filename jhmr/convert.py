@@ -30,6 +30,7 @@ from jhmr import assets as assets_lib
 from jhmr import checkpoint, command, files, guard, optim, released, report, systems, task
 from jhmr.body import rotations
 from jhmr.data import lift_source, lift_spec, spec
+from jhmr.data.source import STREAM
 from jhmr.errors import InputError
 from jhmr.released import torch_file
 from jhmr.state import TrainState
@@ -77,7 +78,7 @@ def main(argv):
       if not config[key]:
         report.warn(f"config.{key} is empty: with these weights it should be {file}")
     state, mean = complete(found, config, assets), _mean(found, assets.get("mean"))
-    statistics = assets["lift_stats"] if config.get("lift_stats", "") else None
+    statistics = assets.get("lift_stats")
   write(args.out, state, config, mean, statistics)
   counted = ", ".join(f"{k} {sum(x.size for x in jax.tree.leaves(v)):,}" for k, v in state.params.items())
   report.say(f"parameters: {counted}; {args.out} is ready: " + (
@@ -113,12 +114,25 @@ def _shipped(file):
 
 
 def _assets(config):
-  """The assets of a config; for systems that lift 2D poses their shapes alone, which are enough."""
-  if not task.lifts(config) or config.lift_stats:
+  """The assets of a config.
+
+  Weights that lift poses want the statistics of the poses they were trained with: those of config.lift_stats or of the
+  training split of a file. Rendered people never stand in for them. A system that looks at none is given neutral ones.
+  """
+  if not task.lifts(config):
     return assets_lib.load(config)
-  shapes = {"2d": (lift_spec.NUM_2D, 2), "3d": (lift_spec.NUM_3D, 3)}
-  ones = {f"{name}{of}": np.ones(shape, np.float32) for of, shape in shapes.items() for name in ("mean", "std")}
-  return {"lift_stats": ones}
+  source = config.data.source
+  if source != STREAM and not os.path.isfile(source):
+    raise InputError(f"config.data.source {source!r} does not exist: give a file of jhmr.data.lift_poses")
+  if config.lift_stats or source != STREAM and lift_source.labelled(config):
+    return assets_lib.load(config)
+  if config.system not in lift_source.BY_ITSELF:
+    raise InputError(f"{config.system} reads z-scores, of the poses it was trained with: give --config.lift_stats="
+                     f"{lift_source.STATISTICS} or --config.data.source=FILE with their training split, labels and all")
+  report.warn("no poses to train on in config.data.source: the row 'mean pose' of evaluate is of no pose, all joints "
+              "at the pelvis")
+  return {"lift_stats": {name: (np.ones if name.startswith("std") else np.zeros)(shape, np.float32)
+                         for name, shape in lift_source.SHAPES.items()}}
 
 
 def as_state(found):

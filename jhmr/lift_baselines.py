@@ -21,8 +21,7 @@ import jax.numpy as jnp
 import numpy as np
 
 DIM = 3 * 16  # of an output
-_SETS = {len(joints.names(name)): name for name in ("lift16", "lift17")}  # those of pose2d, by their size
-_LEAST_STD = 1e-6
+_LIFT16 = joints.names("lift16")
 _LIFT17 = joints.names("lift17")
 
 
@@ -59,34 +58,21 @@ def body(net, **fields):
                           axis_name=AXIS)
 
 
-def _scale(stats, name):
-  """Standard deviations; 1 where a coordinate never changes."""
-  return jnp.where(stats[name] > _LEAST_STD, stats[name], 1.0)
-
-
 def inputs(pose2d, stats, layout):
   """2D poses as a network reads them.
 
   Args:
-    pose2d: [..., 16, 2] of "lift16" in pixels, or [..., 17, 2] of "lift17", as many as stats has; not finite where
-      missing.
-    stats: {"mean2d", "std2d"} [16, 2] or [17, 2].
+    pose2d: [..., 16, 2] of "lift16" in pixels, not finite where missing.
+    stats: {"mean2d", "std2d"} [16, 2].
   Returns:
-    [..., 2 K] z-scores, 0 where missing. The nose, if the network wants it and the pose lacks it, is the middle of the
-    z-scores of neck and head.
-  Raises:
-    ValueError: when pose2d and stats disagree or are neither.
+    [..., 2 K] z-scores, 0 where missing. The nose, if the network wants it, is the middle of the z-scores of neck and
+    head: no detector finds it.
   """
-  if pose2d.shape[-2] not in _SETS or stats["mean2d"].shape != pose2d.shape[-2:]:
-    raise ValueError(f"pose2d is {pose2d.shape}, mean2d {stats['mean2d'].shape}: not 16 or 17 joints, of both as many")
-  names = joints.names(_SETS[pose2d.shape[-2]])
-  scored = (pose2d - stats["mean2d"]) / _scale(stats, "std2d")
+  scored = (pose2d - stats["mean2d"]) / stats["std2d"]
   scored = jnp.where(jnp.isfinite(scored), scored, 0.0)
-  if "jaw" not in names:
-    ends = np.array([names.index(n) for n in ("neck", "head")])
-    scored = jnp.concatenate([scored, jnp.mean(scored[..., ends, :], -2, keepdims=True)], -2)
-    names = (*names, "jaw")
-  scored = scored[..., np.array([names.index(n) for n in layout.inputs]), :]
+  ends = np.array([_LIFT16.index(n) for n in ("neck", "head")])
+  scored = jnp.concatenate([scored, jnp.mean(scored[..., ends, :], -2, keepdims=True)], -2)
+  scored = scored[..., np.array([(*_LIFT16, "jaw").index(n) for n in layout.inputs]), :]
   return scored.reshape(*scored.shape[:-2], -1)
 
 
@@ -106,7 +92,7 @@ def hide(x, key, count, layout):
 def outputs(pose3d, layout, stats=None):
   """3D poses [..., 17, 3] of "lift17" in metres -> [..., 48], z-scores with stats {"mean3d", "std3d"} [17, 3]."""
   if stats is not None:
-    pose3d = (pose3d - stats["mean3d"]) / _scale(stats, "std3d")
+    pose3d = (pose3d - stats["mean3d"]) / stats["std3d"]
   x = pose3d[..., np.array([_LIFT17.index(n) for n in layout.outputs]), :]
   return x.reshape(*x.shape[:-2], DIM)
 
@@ -117,13 +103,13 @@ def to_joints(x, layout, stats=None):
   place = np.array([layout.outputs.index(n) for n in _LIFT17[1:]])
   points = jnp.concatenate([jnp.zeros_like(points[..., :1, :]), points[..., place, :]], -2)
   if stats is not None:
-    points = (points * _scale(stats, "std3d") + stats["mean3d"]).at[..., 0, :].set(0.0)
+    points = (points * stats["std3d"] + stats["mean3d"]).at[..., 0, :].set(0.0)
   return points
 
 
 def log_volume(layout, stats):
   """[] what the log-density of z-scores is more than that of metres."""
-  return jnp.sum(jnp.log(outputs(_scale(stats, "std3d"), layout)))
+  return jnp.sum(jnp.log(outputs(stats["std3d"], layout)))
 
 
 def make_init(config, net):

@@ -27,13 +27,13 @@ def panels(pose2d, points, truth=None):
   """[2D pose, from the front, from the side] of one person.
 
   Args:
-    pose2d: [16, 2] pixels of any scale.
+    pose2d: [16, 2] pixels of any scale; joints that are not finite are left out.
     points: [S, 17, 3] metres, the best guess first.  truth: [17, 3], or None.
   Returns:
     three uint8 images [SIDE_PX, SIDE_PX, 3].
   """
   blank = np.full((SIDE_PX, SIDE_PX, 3), 255, np.uint8)
-  low, high = pose2d.min(0), pose2d.max(0)
+  low, high = np.nanmin(pose2d, 0), np.nanmax(pose2d, 0)
   flat = (pose2d - (low + high) / 2) * _SHARE * SIDE_PX / max(float(np.max(high - low)), 1e-6) + SIDE_PX / 2
   images = [draw.skeleton(blank, flat, joints.edges(lift_spec.SET_2D), _colors(lift_spec.SET_2D))]
   edges, alpha = joints.edges(lift_spec.SET_3D), float(np.clip(6 / max(len(points) - 1, 1), 0.15, 0.6))

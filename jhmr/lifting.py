@@ -13,6 +13,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from jhmr.body import joints
+from jhmr.fitting.gaussians import SIGMA_PX
 
 NET16 = joints.names("lift17")[1:]  # of the 3D vectors
 HIPS = tuple(NET16.index(name) for name in ("right_hip", "left_hip"))
@@ -21,14 +22,13 @@ MATCHED = tuple(name for name in joints.names("lift16") if name not in ("right_h
 MATCHED_2D = tuple(joints.index("lift16", name) for name in MATCHED)
 MATCHED_3D = tuple(NET16.index(name) for name in MATCHED)  # of NET16
 
-DETECTOR_SIGMA_PX = 2.0                    # of the Gaussians a detector is trained on
-CERTAIN_PX = 1.05 * DETECTOR_SIGMA_PX      # a detector with a smaller sigma is sure
-HARD_PX = 2.5 * DETECTOR_SIGMA_PX          # a pose with a larger one is ambiguous
+CERTAIN_PX = 1.05 * SIGMA_PX      # a detector with a smaller sigma is sure
+HARD_PX = 2.5 * SIGMA_PX          # a pose with a larger one is ambiguous
 _MAX_AMPLITUDE, _MAX_MEAN_PX = 1.2, 63.0
-_SIGMAS_PX = 0.1 * DETECTOR_SIGMA_PX, 5.0 * DETECTOR_SIGMA_PX
-_UNIT_PX = 10 * DETECTOR_SIGMA_PX          # covariances of the condition are in units of its square
+_SIGMAS_PX = 0.1 * SIGMA_PX, 5.0 * SIGMA_PX
+_UNIT_PX = 10 * SIGMA_PX          # covariances of the condition are in units of its square
 # 10 mm for the detector's sigma; sigmas above CERTAIN_PX count twice by then: 10 mm a pixel.
-_UNIT_M = 0.010 / DETECTOR_SIGMA_PX * _UNIT_PX
+_UNIT_M = 0.010 / SIGMA_PX * _UNIT_PX
 _FLIP = np.array([1.0, -1.0, -1.0], np.float32)  # y down, z forward <-> y up, z backward
 
 

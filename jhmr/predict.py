@@ -273,7 +273,7 @@ def main(argv):
   if args.interpolate and system.latent is None:
     raise InputError(f"--interpolate walks through a latent space, which {config.system!r} has not: leave it out")
   if args.poses:
-    predict_lift.write(args, system, state, assets)
+    predict_lift.write(args, config, system, state, assets)
     return
   assets = assets | joint_prior.given(args.prior, system)
   people = (from_files(args, config.image_size, inputs.kind_of(config)) if args.images

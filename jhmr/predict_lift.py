@@ -8,7 +8,7 @@ hypotheses; a set depends on the 2D pose and (--seed, its place in the file) alo
 import os
 
 from jhmr import files, lift_pictures, pictures, report, sampling, task
-from jhmr.data import lift_poses
+from jhmr.data import lift_poses, lift_source
 from jhmr.errors import InputError
 import jax
 import numpy as np
@@ -26,9 +26,10 @@ def check(args, config):
     raise InputError(f"--{odd[0].replace('_', '-')} is of images: leave it out with --poses")
 
 
-def write(args, system, state, assets):
+def write(args, config, system, state, assets):
   """Lifts every pose of the file args.poses into args.out."""
   rows = lift_poses.read(args.poses)
+  lift_source.check(config, rows, f"--poses {args.poses!r}")
   num, several = len(rows["pose2d"]), args.num_samples
 
   @jax.jit

@@ -39,7 +39,7 @@ ROOMS = {
     "jhmr.losses": ("jhmr.body", "jhmr.state"),
     "jhmr.lift_losses": ("jhmr.state",),
     "jhmr.metrics": ("jhmr.body", "jhmr.state"),
-    "jhmr.lifting": ("jhmr.body",),
+    "jhmr.lifting": ("jhmr.body", "jhmr.fitting.gaussians"),
     "jhmr.hypotheses": ("jhmr.body", "jhmr.metrics"),
     "jhmr.quantise": (),
     "jhmr.sampling": ("jhmr.body", "jhmr.quantise", "jhmr.state"),

@@ -5,8 +5,8 @@ import json
 import numpy as np
 import pytest
 
-from jhmr import evaluate, predict, train
-from jhmr.data import lift_poses, lift_source
+from jhmr import evaluate, lift_pictures, predict, train
+from jhmr.data import lift_poses, lift_source, lift_spec
 from jhmr.errors import InputError
 import runs
 
@@ -40,7 +40,7 @@ def test_sets_are_scored_and_statistics_are_the_runs_own(run, tmp_path, capsys):
 @pytest.mark.slow
 def test_poses_of_a_file_are_lifted_alike_in_any_company(run, pose_file, tmp_path):
   rows = lift_poses.read(pose_file)
-  lift_poses.write(str(tmp_path / "some.npz"), {k: rows[k][:3] for k in ("pose2d", "gaussians")})
+  lift_poses.write(str(tmp_path / "some.npz"), {"pose2d": rows["pose2d"][:3]})  # the mixture looks at no Gaussian
   for path, name in ((pose_file, "all"), (str(tmp_path / "some.npz"), "some")):
     predict.main(["predict", "--workdir", run, "--poses", path, "--num-samples", "7", "--out", str(tmp_path / name)])
   found, few = (dict(np.load(tmp_path / name / "lifted.npz")) for name in ("all", "some"))
@@ -49,6 +49,14 @@ def test_poses_of_a_file_are_lifted_alike_in_any_company(run, pose_file, tmp_pat
   assert (tmp_path / "all" / "all.png").is_file()
   with pytest.raises(InputError, match="give --poses"):
     predict.main(["predict", "--workdir", run, "--images", str(tmp_path), "--out", str(tmp_path / "out")])
+
+
+def test_a_joint_that_is_missing_is_not_drawn():
+  batch = lift_spec.fake_batch(1)
+  pose2d, points = batch["pose2d"][0], batch["pose3d"]
+  pose2d[2] = np.nan
+  whole, gone = (lift_pictures.panels(p, points)[0] for p in (np.nan_to_num(pose2d, nan=pose2d[0, 0]), pose2d))
+  assert gone.shape == whole.shape and (gone != whole).any() and (gone != 255).any()
 
 
 @pytest.mark.slow

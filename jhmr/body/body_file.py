@@ -60,11 +60,22 @@ def read_body_file(path, gender="neutral"):
   folder, path = pathlib.Path(path), _resolve(pathlib.Path(path), gender)
   raw = _read_npz(path) if path.suffix == ".npz" else _read_pickle(path)
   arrays = _canonical(raw, path)
-  for key, (name, rows) in _BESIDE.items():
-    found = [place / name for place in (path.parent, folder) if (place / name).is_file()]
-    if key not in arrays and found:
-      arrays[key] = _read_beside(found[0], rows, len(arrays["v_template"]))
+  for key, file in _beside(path, folder).items():
+    if key not in arrays:
+      arrays[key] = _read_beside(file, _BESIDE[key][1], len(arrays["v_template"]))
   return arrays
+
+
+def files_of(path, gender="neutral"):
+  """The files that `read_body_file` looks at: the model and the regressors beside it. Raises as it for no model."""
+  model = _resolve(pathlib.Path(path), gender)
+  return [model, *_beside(model, pathlib.Path(path)).values()]
+
+
+def _beside(model, folder):
+  """{key: file} of the regressors beside a model, or in the folder that was given."""
+  places = {key: [place / name for place in (model.parent, folder)] for key, (name, _) in _BESIDE.items()}
+  return {key: found[0] for key, files in places.items() if (found := [file for file in files if file.is_file()])}
 
 
 def _resolve(path, gender):

@@ -20,6 +20,7 @@ from jhmr.errors import InputError
 import numpy as np
 
 _EXACT = lax.Precision.HIGHEST  # TF32 or bfloat16 products move vertices by millimetres
+BUILT_IN = ("mannequin", "mannequin_small")
 _WHOLE_MESH = 500            # vertices from which on a body counts as more than a few landmarks
 _REGRESSOR_KEYS = {"extra": ("regressor_extra9", joints.EXTRA9), "h36m": ("regressor_h36m17", joints.H36M17),
                    "j19": ("regressor_j19", joints.names("j19"))}
@@ -111,7 +112,7 @@ def load(path, gender="neutral", num_betas=10):
 
 def load_arrays(path, gender="neutral"):
   """The arrays behind `load`, in the format of `read_body_file`."""
-  if str(path) in ("mannequin", "mannequin_small"):
+  if str(path) in BUILT_IN:
     from jhmr.body import mannequin  # makes meshes: costs half a second nobody else should pay
     return mannequin.arrays("small" if str(path).endswith("small") else "full")
   return read_body_file(path, gender)

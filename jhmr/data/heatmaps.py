@@ -2,7 +2,8 @@
 
 A file is an .npz, without pickles, of
 
-    heatmaps   [N, 16, 64, 64] float, of the joints of "lift16"; clipped to 0..1
+    heatmaps   [N, 16, 64, 64] float, of the joints of "lift16"; clipped to 0..1. A joint whose map has nothing above
+               zero, or a number that is not finite, is missing
     pose2d     [N, 16, 2] float, optional: x, y the detector says, in pixels of the heatmap; default as `detect`
     split, actions, action, pose3d, has_pose3d   optional, as `data.lift_poses`
 """
@@ -86,15 +87,18 @@ def _refined(line, best):
 def fit(heatmaps, pose2d):
   """(gaussians [..., 6], pose2d [..., 2], whether there was no fit [...]) of heatmaps [..., 64, 64].
 
-  pose2d [..., 2] is where the detector found the joint; where it is not finite, `detect` says where.
+  pose2d [..., 2] is where the detector found the joint; where it is not finite, `detect` says where. Of a map with
+  nothing above zero, or a number that is not finite, the Gaussian is zeros and pose2d NaN: the joint is missing.
   """
+  seen = jnp.all(jnp.isfinite(heatmaps), (-2, -1)) & jnp.any(heatmaps > 0, (-2, -1))
   maps = jnp.clip(heatmaps.astype(jnp.float32), 0.0, 1.0)
   pose2d = jnp.where(jnp.isfinite(pose2d), pose2d, detect(maps)).astype(jnp.float32)
   found = gaussians.fit(maps, pose2d)
-  return found.params, pose2d, found.failed
+  return jnp.where(seen[..., None], found.params, 0.0), jnp.where(seen[..., None], pose2d, jnp.nan), found.failed & seen
 
 
 _CHUNK = 32  # poses fitted at once, when they come from a file
+_MOST = 2.0  # of a heatmap: larger values are not of 0..1
 _KEYS = ("heatmaps", "pose2d", "pose3d", "has_pose3d", "action", "actions", "split")
 
 
@@ -106,8 +110,12 @@ def read(path):
   """
   found = npz_files.read(path, _KEYS, "heatmaps")
   maps, want = found.pop("heatmaps", np.zeros(0)), (lift_spec.NUM_2D, SIZE, SIZE)
-  if maps.shape[1:] != want or not len(maps) or maps.dtype.kind not in "fiu":
-    raise InputError(f"heatmaps {path!r} are {maps.dtype} {maps.shape}: give [N, {want[0]}, {SIZE}, {SIZE}] numbers")
+  if maps.shape[1:] != want or not len(maps) or maps.dtype.kind != "f":
+    raise InputError(f"heatmaps {path!r} are {maps.dtype} {maps.shape}: give [N, {want[0]}, {SIZE}, {SIZE}] floats in "
+                     "0..1")
+  if (top := max(np.max(each, initial=0, where=np.isfinite(each)) for each in maps)) > _MOST:
+    raise InputError(f"heatmaps {path!r} have values up to {top:g}, but they are of 0..1: divide by their largest, 255 "
+                     "of bytes")
   pose2d = found.pop("pose2d", np.full((len(maps), want[0], 2), np.nan))
   if pose2d.shape != (len(maps), want[0], 2) or pose2d.dtype.kind not in "fiu":
     raise InputError(f"heatmaps {path!r}: pose2d is {pose2d.dtype} {pose2d.shape}: give [{len(maps)}, {want[0]}, 2]")

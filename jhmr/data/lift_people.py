@@ -5,6 +5,7 @@ What hides a joint is decided by rule. A box in front of some people hides what 
 crop; and a joint behind a limb, which is a capsule around the bone, is often lost.
 """
 
+import pathlib
 from typing import NamedTuple
 
 import jax
@@ -12,13 +13,17 @@ import jax.numpy as jnp
 import numpy as np
 
 from jhmr import lifting
+from jhmr.body import body_file
 from jhmr.body import joints
 from jhmr.body import landmarks
 from jhmr.body import mesh
 from jhmr.body import smpl
+from jhmr.data import ambiguous
+from jhmr.data import appearance
 from jhmr.data import heatmaps
 from jhmr.data import synthetic
 from jhmr.errors import InputError
+from jhmr.fitting import gaussians
 
 NAMES = joints.names("lift17")
 _BONES = np.array(joints.edges("lift17"))
@@ -45,6 +50,14 @@ class Settings(NamedTuple):
   share_lost: float = 0.12      # of joints behind a limb that the detector loses
 
 
+def sources(body):
+  """The files that decide what `made` makes: code, and those of Settings.body where it is no mannequin."""
+  modules = (synthetic, ambiguous, appearance, lifting, heatmaps, gaussians)  # appearance splits the draws
+  code = [pathlib.Path(module.__file__) for module in modules]
+  geometry = sorted(pathlib.Path(joints.__file__).parent.glob("*.py"))
+  return [pathlib.Path(__file__), *code, *geometry] + ([] if body in smpl.BUILT_IN else body_file.files_of(body))
+
+
 def made(settings=Settings(), report=lambda text: None):
   """{name: array} of poses, as `lift_poses.write` takes them; splits "train", "val", "val_hard".
 
@@ -60,8 +73,7 @@ def made(settings=Settings(), report=lambda text: None):
   arrays = smpl.load_arrays(settings.body)
   body = landmarks.rigid_body(smpl.from_arrays(arrays), ("spin49", "lift17"))
   assets = {"body": body, "surface": mesh.surface(arrays)}
-  shares = settings._replace(people=0, val=0, val_hard=0, seed=0, body="")  # what the program depends on
-  run = jax.jit(lambda assets, seed, index: poses(assets, seed, index, shares))
+  run = jax.jit(lambda assets, seed, index: poses(assets, seed, index, settings))
   parts = {name: _some(run, assets, settings.seed + _SEEDS[name], num, name == "val_hard",
                        lambda done, name=name, num=num: report(f"{name}: {done:,}/{num:,} poses"))
            for name, num in counts.items() if num}
@@ -100,14 +112,14 @@ def poses(assets, seed, index, settings):
   focal = seen["focal_px"]
   px = cam[..., :2] / cam[..., 2:] * focal[:, None, None] + seen["center_px"][:, None]
   keys = jax.vmap(lambda i: jax.random.fold_in(jax.random.key(seed), i))(index)
-  maps = jax.vmap(lambda *a: _detector(*a, settings)[1])(keys, px, cam[..., 2], focal)
+  maps = jax.vmap(lambda *a: _detector(*a, settings))(keys, px, cam[..., 2], focal)
   params, pose2d, _ = heatmaps.fit(maps, jnp.full((*maps.shape[:2], 2), jnp.nan))
   return {"pose2d": pose2d, "gaussians": params, "pose3d": points - points[:, :1],
           "hard": lifting.hard(params).astype(jnp.float32)}
 
 
 def _detector(key, px, depth_m, focal_px, settings):
-  """(visible [16], heatmaps [16, 64, 64]) of one person's joints [17, 2] in pixels of the crop, at depth_m [17]."""
+  """Heatmaps [16, 64, 64] of one person's joints [17, 2] in pixels of the crop, at depth_m [17]."""
   box_key, lost_key, map_key = jax.random.split(jax.random.fold_in(key, 1), 3)
   inside = jnp.all((px >= 0) & (px < heatmaps.SIZE), -1)
   u = jax.random.uniform(box_key, (6,))
@@ -117,8 +129,7 @@ def _detector(key, px, depth_m, focal_px, settings):
   lost = jax.random.uniform(lost_key, (len(NAMES),)) < settings.share_lost
   visible = inside & ~boxed & ~(_behind(px, depth_m, focal_px) & lost)
   order = np.array(joints.mapping("lift17", "lift16"))
-  visible = visible[order].astype(jnp.float32)
-  return visible, heatmaps.simulate(map_key, px[order], visible)
+  return heatmaps.simulate(map_key, px[order], visible[order].astype(jnp.float32))
 
 
 def _behind(px, depth_m, focal_px):

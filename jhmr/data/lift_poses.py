@@ -2,11 +2,12 @@
 
     python -m jhmr.data.lift_poses --out poses.npz [--people 20000]            of rendered people, `data.lift_people`
     python -m jhmr.data.lift_poses --out h36m.npz --wehrbein FOLDER            of Wehrbein et al.'s Human3.6M files
-    python -m jhmr.data.lift_poses --out mine.npz --heatmaps heatmaps.npz      of a detector's heatmaps
+    python -m jhmr.data.lift_poses --out mine.npz --heatmaps a.npz b.npz ...   of a detector's heatmaps
 
 A file is an .npz, without pickles, of N poses:
 
-    pose2d [N, 16, 2], gaussians [N, 16, 6], pose3d [N, 17, 3]   as `data.lift_spec`; a pose without a 3D label is zero
+    pose2d [N, 16, 2], gaussians [N, 16, 6], pose3d [N, 17, 3]   as `data.lift_spec`; a pose without a 3D label is zero,
+                                                                 a 2D joint that no detector found NaN
     has_pose3d [N]  1 if pose3d is a label      hard [N]  1 for a pose that counts as ambiguous
     action [N] int  -1 unknown                  actions [A] str, their names
     split [N] str   "train", "val", "val_hard", ...
@@ -28,6 +29,7 @@ from jhmr.data import lift_wehrbein
 from jhmr.errors import InputError
 from jhmr.fitting import npz_files
 
+_LEAST_JOINTS = 2  # of a 2D pose: fewer have no size
 POSES = ("pose2d", "gaussians", "pose3d", "has_pose3d", "action", "hard")
 KEYS = (*POSES, "actions", "split")
 
@@ -35,8 +37,8 @@ KEYS = (*POSES, "actions", "split")
 def read(path):
   """{name: array} of a file, every key of KEYS, numbers as `lift_spec` has them.
 
-  What a file need not have: has_pose3d (1 where there is pose3d), action (-1), actions (none), hard (`lifting.hard`),
-  split ("train").
+  What a file need not have: gaussians (zeros), pose3d (zeros), has_pose3d (1 where there is pose3d), action (-1),
+  actions (none), hard (`lifting.hard`; of no Gaussians 0), split ("train").
   Raises:
     InputError: one line, when it cannot be read, or its shapes and numbers are not those of poses.
   """
@@ -45,12 +47,13 @@ def read(path):
 
 def complete(arrays, where):
   """The arrays with those that may be left out; InputError, naming `where`, when something is not as it should be."""
-  if missing := [key for key in ("pose2d", "gaussians") if key not in arrays]:
-    raise InputError(f"{where} lack {missing[0]}: write them with python -m jhmr.data.lift_poses")
+  if "pose2d" not in arrays:
+    raise InputError(f"{where} lack pose2d: write them with python -m jhmr.data.lift_poses")
   num = len(arrays["pose2d"]) if arrays["pose2d"].ndim else 0
   ones = np.full(num, float("pose3d" in arrays))
-  made = {"pose3d": np.zeros((num, *lift_spec.FIELDS["pose3d"].shape)), "has_pose3d": ones,
-          "action": np.full(num, -1), "actions": np.zeros(0, "U1"), "split": np.full(num, "train")} | arrays
+  zeros = {key: np.zeros((num, *lift_spec.FIELDS[key].shape)) for key in ("gaussians", "pose3d")}
+  made = zeros | {"has_pose3d": ones, "action": np.full(num, -1), "actions": np.zeros(0, "U1"),
+                  "split": np.full(num, "train")} | arrays
   for key in (key for key in POSES if key in made):
     made[key] = _checked(key, made[key], num, where)
   _check_names(made, num, where)
@@ -64,7 +67,13 @@ def _checked(key, value, num, where):
   field = lift_spec.FIELDS[key]
   if value.shape != (num, *field.shape) or not num or value.dtype.kind not in "fiub":
     raise InputError(f"{where}: {key} is {value.dtype} {value.shape}: give numbers {('N', *field.shape)}, N at least 1")
-  if not np.isfinite(value).all():
+  if key == "pose2d":
+    found = np.isfinite(value).all(-1)
+    if (few := found.sum(-1) < _LEAST_JOINTS).any():
+      raise InputError(f"{where}: pose2d of pose {np.argmax(few)} has fewer than {_LEAST_JOINTS} joints that are "
+                       "finite: leave it out")
+    value = np.where(found[..., None], value, np.nan)
+  elif not np.isfinite(value).all():
     raise InputError(f"{where}: {key} of pose {np.nonzero(~np.isfinite(value))[0][0]} is not finite: leave it out")
   return value.astype(field.dtype)
 
@@ -79,7 +88,7 @@ def _check_names(arrays, num, where):
 
 
 def write(path, arrays):
-  """Writes poses, whole or not at all; what may be left out is as for `read`.
+  """Writes poses, whole or not at all; what may be left out is as for `read`. Returns all of the file's arrays.
 
   Raises:
     InputError: as `read`, and when the file cannot be written.
@@ -87,6 +96,7 @@ def write(path, arrays):
   arrays = complete(arrays, f"--out {path!r}")
   with files.writing(path), files.whole(path, "wb") as f:
     np.savez(f, **arrays)
+  return arrays
 
 
 def main(argv):
@@ -98,7 +108,8 @@ def main(argv):
   parser.add_argument("--seed", type=int, help="of rendered people, default 0")
   parser.add_argument("--body", help="mannequin (default), mannequin_small or a body file")
   parser.add_argument("--wehrbein", metavar="PATH", help="a pickle of Wehrbein et al., or the folder of both")
-  parser.add_argument("--heatmaps", metavar="NPZ", help="heatmaps [N, 16, 64, 64], see jhmr/data/heatmaps.py")
+  parser.add_argument("--heatmaps", metavar="NPZ", nargs="+", help="heatmaps [N, 16, 64, 64] of one file or several, "
+                      "see jhmr/data/heatmaps.py")
   args = vars(parser.parse_args(argv[1:]))
   out, pickle, maps = (args.pop(key) for key in ("out", "wehrbein", "heatmaps"))
   given = {name: value for name, value in args.items() if value is not None}
@@ -109,17 +120,32 @@ def main(argv):
   if pickle:
     arrays = lift_wehrbein.read(pickle)
   elif maps:
-    arrays, failed = heatmaps.read(maps)
-    report.say(f"{failed:,} of {arrays['gaussians'][..., 0].size:,} heatmaps have no fit")
+    arrays = joined([_fitted(path) for path in maps])
   else:
     arrays = lift_people.made(lift_people.Settings(**given), report.say)
-  write(out, arrays)
-  say(out, arrays)
+  _say(out, write(out, arrays))
 
 
-def say(out, arrays):
+def _fitted(path):
+  """The poses of a file of heatmaps."""
+  arrays, failed = heatmaps.read(path)
+  missing = np.isnan(arrays["pose2d"][..., 0])
+  report.say(f"{path}: {failed:,} of {missing.size:,} heatmaps have no fit, {missing.sum():,} show nothing: those "
+             "joints are missing")
+  return complete(arrays, f"heatmaps {path!r}")
+
+
+def joined(parts):
+  """The arrays of several files, as `complete` gives them, one after the other; an action is known by its name."""
+  actions = list(dict.fromkeys(name for part in parts for name in part["actions"].tolist()))
+  number = lambda part: np.array([*map(actions.index, part["actions"].tolist()), -1])[part["action"]]  # of -1 the last
+  parts = [part | {"action": number(part)} for part in parts]
+  return {key: np.concatenate([part[key] for part in parts]) for key in (*POSES, "split")} | {
+      "actions": np.array(actions, np.str_)}
+
+
+def _say(out, arrays):
   """Prints how many poses of each split there are, and how many are ambiguous."""
-  arrays = complete(arrays, out)
   for split in dict.fromkeys(arrays["split"].tolist()):
     rows = arrays["split"] == split
     report.say(f"{out}: {split} {rows.sum():,} poses, {arrays['hard'][rows].mean():.1%} ambiguous")

@@ -5,24 +5,26 @@ Row r of training batch i is a function of (config.seed, i, r) alone: every epoc
 
 import functools
 import math
+import os
 
 import numpy as np
 
 from jhmr import files
 from jhmr import report
-from jhmr.data import heatmaps
 from jhmr.data import lift_people
 from jhmr.data import lift_poses
 from jhmr.data import lift_spec
 from jhmr.data.source import local_size, Source, STREAM
 from jhmr.errors import InputError
-from jhmr.fitting import gaussians
 from jhmr.fitting import npz_files
 
 TRAIN = "train"
 STATISTICS = "lift_stats.npz"  # in a workdir
-_SHAPES = {f"{kind}{of}": shape for of, shape in (("2d", (lift_spec.NUM_2D, 2)), ("3d", (lift_spec.NUM_3D, 3)))
-           for kind in ("mean", "std")}
+SHAPES = {f"{kind}{of}": shape for of, shape in (("2d", (lift_spec.NUM_2D, 2)), ("3d", (lift_spec.NUM_3D, 3)))
+          for kind in ("mean", "std")}
+# Systems that make each pose's size and place their own: they want all of its joints, and look at no statistics.
+BY_ITSELF = ("cinn_lifting",)
+_LEAST_STD = 1e-6  # of a coordinate that changes
 
 
 def settings(config):
@@ -41,21 +43,45 @@ def _made(chosen):
     report.say(f"making {chosen.people + chosen.val + chosen.val_hard:,} poses of rendered people, once")
     return lift_poses.complete(lift_people.made(chosen, report.say), "poses of rendered people")
 
-  name = "lift_people_" + "_".join(str(value).replace("/", "-") for value in chosen)
-  return files.cached(name, [lift_people.__file__, heatmaps.__file__, gaussians.__file__], make)
+  # A body's name, not its folder: its bytes are among the sources.
+  name = "_".join(str(value) for value in chosen._replace(body=os.path.basename(os.path.normpath(chosen.body))))
+  return files.cached(f"lift_people_{name}", lift_people.sources(chosen.body), make)
 
 
 _read = functools.lru_cache(maxsize=2)(lift_poses.read)
 
 
+def check(config, arrays, where):
+  """Raises InputError, naming `where`, when poses lack what a config's system cannot do without."""
+  if config.get("system", "") not in BY_ITSELF:
+    return
+  if (gaps := np.isnan(arrays["pose2d"]).any((1, 2))).any():
+    raise InputError(f"{where}: {gaps.sum():,} of {len(gaps):,} poses lack a 2D joint, which {config.system} cannot do "
+                     "without: leave them out, or take a system of configs/lifting_baselines.py")
+  if config.net.condition and (gaps := ~arrays["gaussians"].any((1, 2))).any():
+    raise InputError(f"{where}: {gaps.sum():,} of {len(gaps):,} poses have no gaussians, which {config.system} looks "
+                     "at: give them, or take a run with config.net.condition=False")
+
+
+def _arrays(config):
+  return _made(settings(config)) if config.data.source == STREAM else _read(config.data.source)
+
+
+def labelled(config):
+  """Whether config.data.source has labels to train on."""
+  arrays = _arrays(config)
+  return bool(np.any((arrays["split"] == TRAIN) & (arrays["has_pose3d"] > 0)))
+
+
 def rows_of(config, name):
-  """The arrays of one split, fields of `lift_spec` alone. Raises InputError when it is empty."""
-  arrays = _made(settings(config)) if config.data.source == STREAM else _read(config.data.source)
+  """The arrays of one split, fields of `lift_spec` alone. Raises InputError when it is empty, and as `check`."""
+  arrays = _arrays(config)
   chosen = np.flatnonzero(arrays["split"] == name)
   if not len(chosen):
     raise InputError(f"split {name!r} does not exist in config.data.source {config.data.source!r}: there are "
                      f"{', '.join(sorted(set(arrays['split'].tolist())))}")
   found = {k: np.asarray(arrays[k][chosen], field.dtype) for k, field in lift_spec.FIELDS.items() if k in arrays}
+  check(config, found, f"split {name!r} of {config.data.source!r}")
   return found | {"id": np.arange(len(chosen), dtype=np.int32)}
 
 
@@ -96,21 +122,28 @@ def _as_it_is(batch, assets):
 def statistics(config):
   """What z-scores are made with: {"mean2d", "std2d" [16, 2], "mean3d", "std3d" [17, 3]}.
 
-  Those of the file config.lift_stats, as every run leaves one in its workdir; "": of the data's training split. A
-  coordinate that never changes has the deviation 1. Source: Martinez et al. 2017, authors' `data_utils.py`.
+  Those of the file config.lift_stats, as every run leaves one in its workdir; "": of the data's training split, its
+  joints that were found and its labels. A coordinate that never changes has the deviation 1, one that is never known
+  the mean 0 too. Source: Martinez et al. 2017, authors' `data_utils.py`.
   Raises:
     InputError: for a file that is not of such numbers.
   """
   if path := config.get("lift_stats", ""):
-    found = npz_files.read(path, tuple(_SHAPES), "statistics of poses")
-    if odd := [k for k, shape in _SHAPES.items() if k not in found or found[k].shape != shape
+    found = npz_files.read(path, tuple(SHAPES), "statistics of poses")
+    if odd := [k for k, shape in SHAPES.items() if k not in found or found[k].shape != shape
                or not np.all(np.isfinite(found[k])) or k.startswith("std") and np.any(found[k] <= 0)]:
-      raise InputError(f"statistics of poses {path!r}: {odd[0]} is not {_SHAPES[odd[0]]} finite numbers, deviations "
+      raise InputError(f"statistics of poses {path!r}: {odd[0]} is not {SHAPES[odd[0]]} finite numbers, deviations "
                        f"above 0: give the {STATISTICS} of a run")
-    return {k: np.asarray(found[k], np.float32) for k in _SHAPES}
-  rows, found = rows_of(config, TRAIN), {}
-  for name in ("2d", "3d"):
-    values = rows[f"pose{name}"].astype(np.float64)
-    std = values.std(0)
-    found |= {f"mean{name}": values.mean(0), f"std{name}": np.where(std > 0, std, 1.0)}
-  return {k: v.astype(np.float32) for k, v in found.items()}
+    return {k: np.asarray(found[k], np.float32) for k in SHAPES}
+  rows = rows_of(config, TRAIN)
+  return (_moments("2d", rows["pose2d"], np.isfinite(rows["pose2d"])) |
+          _moments("3d", rows["pose3d"], np.broadcast_to(rows["has_pose3d"][:, None, None] > 0, rows["pose3d"].shape)))
+
+
+def _moments(name, values, known):
+  """{mean and std of `name`: over the rows of values [N, K, C] that are known, of each coordinate}."""
+  values, count = np.where(known, values, 0).astype(np.float64), np.maximum(known.sum(0), 1)
+  mean = values.sum(0) / count
+  std = np.sqrt(np.where(known, (values - mean) ** 2, 0).sum(0) / count)
+  return {f"mean{name}": mean.astype(np.float32),
+          f"std{name}": np.where(std > _LEAST_STD, std, 1.0).astype(np.float32)}

@@ -17,6 +17,7 @@ import numpy as np
 
 from jhmr import lifting
 from jhmr.body import pickles
+from jhmr.data import lift_spec
 from jhmr.errors import InputError
 
 TRAIN, TEST = ("S1", "S5", "S6", "S7", "S8"), ("S9", "S11")
@@ -89,8 +90,8 @@ def _leaves(tree):
           yield (subject, action, str(sub), str(camera)), video
 
 
-_ROW = np.dtype([("pose2d", np.float32, (16, 2)), ("gaussians", np.float32, (16, 6)),
-                 ("pose3d", np.float32, (17, 3))])
+_ROW = np.dtype([(name, lift_spec.FIELDS[name].dtype, lift_spec.FIELDS[name].shape)
+                 for name in ("pose2d", "gaussians", "pose3d")])
 
 
 def _poses(video):

@@ -35,7 +35,7 @@ _NOT_WHO = ("image_size", "photo", "share_2d_only", "input")
 class Source(NamedTuple):
   """An opened source of batches."""
   batch: Callable      # i -> {name: NumPy [local batch, ...]}, this process's rows of global batch i
-  on_device: Callable  # (batch, assets) -> batch of spec.FIELDS; pure, for jit and for each device
+  on_device: Callable  # (batch, assets) -> batch of `fields(config)`; pure, for jit and for each device
   size: int            # examples; of the endless stream, those before indices repeat
   num_batches: int     # ceil(size / batch_size)
   epoch: int = 0       # examples of an epoch, their ids are 0..epoch - 1; 0 where the data never end

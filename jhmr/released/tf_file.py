@@ -47,7 +47,7 @@ def read(path, inside=()):
       entries = _entries(f.read())
     with open(names[1], "rb") as f:
       return {name: array for name, entry in entries.items() if (array := _array(f, entry, name)) is not None}
-  except (_Bad, struct.error, IndexError, UnicodeDecodeError) as error:
+  except (_Bad, struct.error, IndexError, TypeError, OverflowError, UnicodeDecodeError) as error:
     raise InputError(f"checkpoint {prefix!r} cannot be read: {error}: get both its files again") from error
 
 

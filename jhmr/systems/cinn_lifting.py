@@ -21,6 +21,7 @@ Variants of the authors' code:
   - config.mode_first = False: a set of hypotheses is of samples alone.
 Differs from both:
   - what is a mean over the batch is one over the batches of all devices.
+  - a 2D pose that lacks a joint is refused, and without Gaussians needs net.condition = False (`lift_source.check`).
   - an example without a 3D label learns from `covariance` and `generator` alone.
   - `best` compares with the label around its own pelvis, which need not be the middle between its hips.
 """

@@ -54,9 +54,23 @@ def test_a_file_is_fitted(tmp_path, seen, fits):
   np.testing.assert_array_equal(arrays["pose2d"], fits[1][:3])
 
 
+def test_a_joint_whose_map_shows_nothing_is_missing(tmp_path, seen, fits):
+  path, maps = str(tmp_path / "maps.npz"), seen[2][:2].copy()
+  maps[0, 3], maps[1, 5], maps[1, 6], maps[1, 7, 2, 2] = 0, np.nan, -1, np.inf
+  np.savez(path, heatmaps=maps)
+  arrays, failed = heatmaps.read(path)
+  gone = np.zeros((2, 16), bool)
+  gone[0, 3] = gone[1, 5] = gone[1, 6] = gone[1, 7] = True
+  assert failed == 0 and not arrays["gaussians"][gone].any() and np.isnan(arrays["pose2d"][gone]).all()
+  np.testing.assert_allclose(arrays["gaussians"][~gone], fits[0][:2][~gone], atol=1e-3)
+  np.testing.assert_array_equal(arrays["pose2d"][~gone], fits[1][:2][~gone])
+
+
 @pytest.mark.parametrize("arrays, said", [
     ({"other": np.zeros(3)}, "give [N, 16, 64, 64]"), ({"heatmaps": np.zeros((2, 16, 64, 32))}, "(2, 16, 64, 32)"),
     ({"heatmaps": np.zeros((0, 16, 64, 64))}, "(0, 16, 64, 64)"),
+    ({"heatmaps": np.ones((1, 16, 64, 64), np.uint8)}, "are uint8 (1, 16, 64, 64)"),
+    ({"heatmaps": np.full((2, 16, 64, 64), 200.0)}, "up to 200, but they are of 0..1: divide"),
     ({"heatmaps": np.zeros((1, 16, 64, 64)), "pose2d": np.zeros((1, 17, 2))}, "pose2d is")])
 def test_what_is_wrong_is_one_line(tmp_path, arrays, said):
   path = str(tmp_path / "maps.npz")

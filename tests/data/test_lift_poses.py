@@ -12,6 +12,7 @@ from jhmr.data import lift_poses
 from jhmr.data import lift_spec
 from jhmr.data import lift_wehrbein
 from jhmr.errors import InputError
+from jhmr.fitting import gaussians
 
 
 def arrays(num=5):
@@ -40,11 +41,29 @@ def test_what_may_be_left_out(tmp_path):
   np.testing.assert_array_equal(found["hard"], lifting.hard(made["gaussians"]))
   np.savez(path, **{key: made[key] for key in ("pose2d", "gaussians", "pose3d")})
   assert lift_poses.read(path)["has_pose3d"].all()
+  np.savez(path, pose2d=made["pose2d"])
+  found = lift_poses.read(path)
+  assert found["gaussians"].shape == (5, 16, 6) and not found["gaussians"].any() and not found["hard"].any()
+  np.savez(path, pose2d=made["pose2d"], hard=np.ones(5))
+  assert lift_poses.read(path)["hard"].all()
+
+
+def test_a_joint_that_is_not_finite_is_missing(tmp_path):
+  path, made = str(tmp_path / "poses.npz"), arrays()
+  made["pose2d"][1, 3], made["pose2d"][2, 4, 0], made["pose2d"][4, 2:] = np.nan, np.inf, np.nan
+  lift_poses.write(path, made)
+  gone = np.zeros((5, 16), bool)
+  gone[1, 3] = gone[2, 4] = gone[4, 2:] = True
+  found = lift_poses.read(path)["pose2d"]
+  np.testing.assert_array_equal(np.isnan(found), np.stack([gone] * 2, -1))
+  np.testing.assert_array_equal(found[~gone], made["pose2d"][~gone])
 
 
 @pytest.mark.parametrize("change, said", [
     ({"pose2d": None}, "lack pose2d"), ({"gaussians": np.zeros((5, 16, 7))}, "gaussians is float64 (5, 16, 7)"),
     ({"pose3d": np.full((5, 17, 3), np.nan)}, "pose3d of pose 0 is not finite"),
+    ({"gaussians": np.full((5, 16, 6), np.nan)}, "gaussians of pose 0 is not finite"),
+    ({"pose2d": np.full((5, 16, 2), np.nan)}, "pose2d of pose 0 has fewer than 2 joints"),
     ({"split": np.array(["val"])}, "split is"), ({"split": np.arange(5)}, "split is"),
     ({"action": np.array([0, 0, 0, 0, 1])}, "action is in 0..1, of 1 actions"),
     ({"pose2d": np.array(3.0)}, "pose2d is")])
@@ -124,6 +143,26 @@ def test_pickles_that_are_not_theirs_are_one_line(tmp_path, tree, said):
   assert said in str(error.value) and "\n" not in str(error.value)
 
 
+def test_files_of_heatmaps_become_one(tmp_path, capsys):
+  maps = np.array(gaussians.draw(np.float32([0.9, 30, 20, 2, 0, 2]) * np.ones((3, 16, 1), np.float32)))
+  maps[2, 4] = 0
+  pose3d = np.random.default_rng(0).normal(size=(1, 17, 3))
+  np.savez(tmp_path / "a.npz", heatmaps=maps[:1], pose3d=pose3d, action=[1], actions=["Eating", "Walking"],
+           split=["val"])
+  np.savez(tmp_path / "b.npz", heatmaps=maps[1:], action=[0, -1], actions=["Walking"])
+  out = str(tmp_path / "poses.npz")
+  lift_poses.main(["lift_poses", "--out", out, "--heatmaps", *(str(tmp_path / n) for n in ("a.npz", "b.npz"))])
+  said, found = capsys.readouterr().out, lift_poses.read(out)
+  assert "0 of 32 heatmaps have no fit, 1 show nothing" in said and "train 2 poses" in said
+  assert found["split"].tolist() == ["val", "train", "train"] and found["has_pose3d"].tolist() == [1, 0, 0]
+  assert found["actions"].tolist() == ["Eating", "Walking"] and found["action"].tolist() == [1, 1, -1]
+  np.testing.assert_allclose(found["pose3d"][0], (pose3d - pose3d[:, :1])[0], atol=1e-6)
+  assert np.isnan(found["pose2d"][2, 4]).all() and np.isnan(found["pose2d"]).sum() == 2
+  np.savez(tmp_path / "b.npz", heatmaps=maps[1:], split=["val"])
+  with pytest.raises(InputError, match="heatmaps .*b.npz.*split is"):
+    lift_poses.main(["lift_poses", "--out", out, "--heatmaps", *(str(tmp_path / n) for n in ("a.npz", "b.npz"))])
+
+
 def test_options_that_do_not_go_together(tmp_path):
   for extra in (["--people", "5", "--wehrbein", "x"], ["--heatmaps", "x", "--wehrbein", "x"]):
     with pytest.raises(InputError, match="only one of"):
@@ -145,6 +184,18 @@ def test_a_joint_behind_a_limb_is_not_seen():
     depth[at("left_wrist")] = 4 + gap
     assert bool(lift_people._behind(px, depth, np.float32(100.0))[at("left_wrist")]) == wanted
     assert not lift_people._behind(px, depth, np.float32(100.0))[at("spine")]
+
+
+def test_rendered_people_are_made_again_when_a_file_they_come_from_changes(tmp_path):
+  names = {path.name for path in lift_people.sources("mannequin")}
+  assert {"lift_people.py", "synthetic.py", "lifting.py", "heatmaps.py", "gaussians.py", "poses.py", "smpl.py"} <= names
+  body, beside = tmp_path / "SMPL_NEUTRAL.pkl", tmp_path / "J_regressor_extra.npy"
+  for path in (body, beside):
+    path.write_bytes(b"")
+  for given in (tmp_path, body):
+    assert set(lift_people.sources(str(given))) - set(lift_people.sources("mannequin")) == {body, beside}
+  with pytest.raises(InputError, match="does not exist"):
+    lift_people.sources(str(tmp_path / "no.pkl"))
 
 
 @pytest.mark.slow

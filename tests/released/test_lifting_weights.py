@@ -3,7 +3,8 @@
 import json
 
 import jax
-from jhmr import convert, lift_baselines
+from jhmr import convert, evaluate, lift_baselines, predict
+from jhmr.data import lift_poses, lift_source, lift_spec
 from jhmr.errors import InputError
 from jhmr.nn import lift_mlp
 from jhmr.released import martinez, mdn, prohmr_skeleton, tf_file, wehrbein
@@ -55,12 +56,12 @@ def test_damaged_checkpoints_are_refused(folder, tmp_path):
   tf_files.write(tmp_path / "parts", {"x": np.zeros(2, np.float32)}, parts=3)
   with pytest.raises(InputError, match="3 parts"):
     tf_file.read(str(tmp_path / "parts"))
-  rng = np.random.RandomState(0)
-  for _ in range(100):  # whatever is wrong, it is said
+  tf_files.write(tmp_path / "a", {"x": np.zeros((2, 3), np.float32)})
+  index = (tmp_path / "a.index").read_bytes()
+  for bit in range(8 * len(index)):  # whatever is wrong, it is said
     changed = bytearray(index)
-    changed[rng.randint(len(changed))] = rng.randint(256)
+    changed[bit // 8] ^= 1 << bit % 8
     (tmp_path / "a.index").write_bytes(bytes(changed))
-    (tmp_path / "a.data-00000-of-00001").write_bytes(data)
     try:
       tf_file.read(str(tmp_path / "a"))
     except InputError:
@@ -150,13 +151,55 @@ def test_a_model_of_skeletons_says_its_sizes_and_its_halves_are_checked():
     prohmr_skeleton.convert(arrays | {odd: arrays[odd] + 1}, net, "a.ckpt")
 
 
-def test_files_become_runs(folder, tmp_path):
+def converted(kind, source, run, *flags):
+  """(config, statistics) of the run that a file becomes."""
+  convert.main(["convert", "--kind", kind, "--from", str(source), "--out", str(run), *flags])
+  return json.loads((run / "config.json").read_text()), dict(np.load(run / lift_source.STATISTICS))
+
+
+def test_files_become_runs_with_statistics(folder, tmp_path, pose_file, capsys):
   np.savez(tmp_path / "model.npz", **small_inn())
-  for kind, source, size in (("mdn", folder / "five.index", "components"), ("wehrbein", tmp_path / "model.npz", "net")):
-    run = tmp_path / kind
-    convert.main(["convert", "--kind", kind, "--from", str(source), "--out", str(run)])
-    config = json.loads((run / "config.json").read_text())
-    assert config[size] == 5 if kind == "mdn" else config["net"]["hidden"] == 6 and config["mmd"] == "code"
+  config, stats = converted("mdn", folder / "five.index", tmp_path / "mdn", f"--config.data.source={pose_file}")
+  rows = lift_poses.read(pose_file)
+  assert config["components"] == 5
+  np.testing.assert_allclose(stats["mean3d"], rows["pose3d"][rows["split"] == "train"].mean(0), atol=1e-6)
+  given = f"--config.lift_stats={tmp_path / 'mdn' / lift_source.STATISTICS}"
+  _, same = converted("martinez", folder / "one", tmp_path / "one", given)
+  assert all(np.array_equal(stats[k], same[k]) for k in stats)
+  assert "mean pose" not in capsys.readouterr().err
+  config, stats = converted("wehrbein", tmp_path / "model.npz", tmp_path / "wehrbein")
+  assert config["net"]["hidden"] == 6 and config["mmd"] == "code" and "mean pose" in capsys.readouterr().err
+  assert {k: v.shape for k, v in stats.items()} == lift_source.SHAPES
+  assert not stats["mean3d"].any() and (stats["std3d"] == 1).all()
+
+
+def test_a_run_of_weights_needs_no_data_of_its_own(tmp_path):
+  """Those that a file without a training split became lift the poses of that file."""
+  np.savez(tmp_path / "model.npz", **small_inn())
+  batch = lift_spec.fake_batch(3)
+  lift_poses.write(str(tmp_path / "test.npz"), {k: batch[k] for k in ("pose2d", "gaussians", "pose3d")} | {
+      "split": np.array(["test"] * 3)})
+  converted("wehrbein", tmp_path / "model.npz", tmp_path / "run", f"--config.data.source={tmp_path / 'test.npz'}")
+  config, system, state, assets = evaluate.load_run(str(tmp_path / "run"))
+  assert lift_source.open_split(config, "test").size == 3
+  assert np.isfinite(jax.jit(system.predict)(state, batch, assets).joints).all()
+  batch["pose2d"][1, 4] = np.nan
+  lift_poses.write(str(tmp_path / "gaps.npz"), {k: batch[k] for k in ("pose2d", "gaussians")})
+  with pytest.raises(InputError, match="--poses .*gaps.npz': 1 of 3 poses lack a 2D joint"):
+    predict.main(["predict", "--workdir", str(tmp_path / "run"), "--poses", str(tmp_path / "gaps.npz"), "--out",
+                  str(tmp_path / "out")])
+
+
+@pytest.mark.parametrize("flags, said", [
+    ((), "lift_mdn reads z-scores"), (("--config.data.source=no.npz",), "'no.npz' does not exist"),
+    (("unlabelled",), "lift_mdn reads z-scores"), (("--config.lift_stats=no.npz",), "'no.npz' cannot be read")])
+def test_weights_that_read_z_scores_want_statistics(folder, tmp_path, flags, said):
+  if flags == ("unlabelled",):
+    lift_poses.write(str(tmp_path / "poses.npz"), {"pose2d": lift_spec.fake_batch(3)["pose2d"]})
+    flags = (f"--config.data.source={tmp_path / 'poses.npz'}",)
+  with pytest.raises(InputError, match=said):
+    converted("mdn", folder / "five", tmp_path / "run", *flags)
+  assert not (tmp_path / "run").exists()
 
 
 def test_every_number_of_an_inn_arrives_once():

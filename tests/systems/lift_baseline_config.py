@@ -44,5 +44,6 @@ def get_batch(seed=0, size=SIZE):
 
 def get_assets(batch):
   """Statistics of a batch."""
-  return {"lift_stats": {f"{kind}{d}": np.asarray(getattr(np, kind)(batch[f"pose{d}"], 0))
-                         for d in ("2d", "3d") for kind in ("mean", "std")}}
+  stats = {f"{kind}{d}": np.asarray(getattr(np, kind)(batch[f"pose{d}"], 0))
+           for d in ("2d", "3d") for kind in ("mean", "std")}
+  return {"lift_stats": stats | {"std3d": np.where(stats["std3d"] > 0, stats["std3d"], 1)}}

@@ -69,6 +69,16 @@ def test_two_devices_do_as_one(name):
 
 
 @pytest.mark.parametrize("name", SYSTEMS)
+def test_a_step_takes_a_missing_joint_for_the_mean(name):
+  _, state, step = started(name)
+  gone, there = BATCH["pose2d"].copy(), BATCH["pose2d"].copy()
+  gone[3, 5], there[3, 5] = np.nan, ASSETS["lift_stats"]["mean2d"][5]
+  (one, metrics), (other, same) = (step(state, BATCH | {"pose2d": x}, ASSETS) for x in (gone, there))
+  assert np.isfinite(metrics["loss"]) and np.isfinite(metrics["grad_norm_net"])
+  jax.tree.map(np.testing.assert_array_equal, (one.params, metrics), (other.params, same))
+
+
+@pytest.mark.parametrize("name", SYSTEMS)
 def test_what_padding_and_unlabelled_rows_hold_changes_nothing(name):
   """And neither does how many there are: losses are means over rows with a label."""
   _, state, step = started(name)
