@@ -10,6 +10,7 @@ Source: Martinez et al. 2017, authors' `data_utils.py`; ProHMR, authors' `skelet
 from typing import NamedTuple
 
 import jax
+from jhmr import losses
 from jhmr import one_loss
 from jhmr import regression
 from jhmr.body import joints
@@ -46,8 +47,9 @@ def check(config, terms):
   """Raises InputError for a body network, missing joints or weights of losses that do not exist."""
   regression.check_weights(config, terms)
   regression.one_of("net.batch_norm", config.net.batch_norm, BATCH_NORM)
-  if odd := [name for name in ("hidden", "blocks") if config.net[name] < 1]:
-    raise InputError(f"config.net.{odd[0]} is {config.net[odd[0]]}: give 1 or more")
+  regression.positive("net", config.net, ("hidden", "blocks"))
+  if not 0 <= config.net.dropout < 1:
+    raise InputError(f"config.net.dropout is {config.net.dropout}: give a share below 1, 0 for none")
   if not 0 <= config.missing <= len(LIMBS):
     raise InputError(f"config.missing is {config.missing}: at most the {len(LIMBS)} joints of limbs can be hidden")
 
@@ -140,6 +142,19 @@ def infer(net, state, batch, assets):
 def labelled(batch):
   """[B] 1 where a row counts and has a label."""
   return batch["mask"] * batch["has_pose3d"]
+
+
+def label_weights(batch):
+  """What the terms of all baselines weigh, for `one_loss.make_step`."""
+  return {"labelled": labelled(batch)}
+
+
+def weighed(weights, errors, batch, totals):
+  """(The loss, {name: []} of it and its terms) of errors {name: [B]}, which are means over labelled poses."""
+  terms = {name: losses.masked_mean(error, labelled(batch), total=totals["labelled"])
+           for name, error in errors.items()}
+  total = losses.weigh(weights, terms)
+  return total, {"loss": total} | terms
 
 
 def targets(batch, layout, stats=None):

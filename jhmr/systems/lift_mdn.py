@@ -83,16 +83,11 @@ def build(config):
   net = lift_mlp.MixtureDensity(lift_baselines.body(config.net, max_norm=config.net.max_norm), config.components, DIM)
   weights = dict(config.weights)
 
-  def label_weights(batch):
-    return {"labelled": lift_baselines.labelled(batch)}
-
   def loss(params, stats, batch, assets, totals, key):
     found, stats = lift_baselines.train(net, config.missing, params, stats, batch, assets, key)
     errors = {"nll": nll(found, lift_baselines.targets(batch, MARTINEZ, assets["lift_stats"])), "prior": prior(found)}
-    known, total = label_weights(batch)["labelled"], totals["labelled"]
-    terms = {name: losses.masked_mean(error, known, total=total) for name, error in errors.items()}
-    total = losses.weigh(weights, terms)
-    return total, ({"loss": total} | terms, stats)
+    total, metrics = lift_baselines.weighed(weights, errors, batch, totals)
+    return total, (metrics, stats)
 
   def lifted(mixture, x, assets):
     stats = assets["lift_stats"]
@@ -110,5 +105,5 @@ def build(config):
       x = jnp.concatenate([x, samples(mixture, keys, first, num - first)], 1)
     return lifted(mixture, x, assets)
 
-  step = one_loss.make_step(config, loss, label_weights)
+  step = one_loss.make_step(config, loss, lift_baselines.label_weights)
   return System(lift_baselines.make_init(config, net), step, predict, choose=choose)

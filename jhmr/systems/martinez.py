@@ -11,7 +11,7 @@ Differs from the authors' code:
   - batch norm counts no padding, and an unlabelled pose is no part of the mean.
 """
 
-from jhmr import lift_baselines, losses, one_loss
+from jhmr import lift_baselines, one_loss
 from jhmr.lift_baselines import MARTINEZ
 from jhmr.nn import lift_mlp
 from jhmr.state import Lifted, System
@@ -26,19 +26,16 @@ def build(config):
   net = lift_mlp.Regression(lift_baselines.body(config.net, max_norm=config.net.max_norm), lift_baselines.DIM)
   weights = dict(config.weights)
 
-  def label_weights(batch):
-    return {"pose3d": lift_baselines.labelled(batch)}
-
   def loss(params, stats, batch, assets, totals, key):
     found, stats = lift_baselines.train(net, config.missing, params, stats, batch, assets, key)
     error = jnp.mean((found - lift_baselines.targets(batch, MARTINEZ, assets["lift_stats"])) ** 2, -1)
-    terms = {"pose3d": losses.masked_mean(error, label_weights(batch)["pose3d"], total=totals["pose3d"])}
-    total = losses.weigh(weights, terms)
-    return total, ({"loss": total} | terms, stats)
+    total, metrics = lift_baselines.weighed(weights, {"pose3d": error}, batch, totals)
+    return total, (metrics, stats)
 
   def predict(state, batch, assets):
     found = lift_baselines.infer(net, state, batch, assets)
     points = lift_baselines.to_joints(found, MARTINEZ, assets["lift_stats"])
     return Lifted(points[:, None], jnp.zeros((len(points), 1), jnp.float32))
 
-  return System(lift_baselines.make_init(config, net), one_loss.make_step(config, loss, label_weights), predict)
+  step = one_loss.make_step(config, loss, lift_baselines.label_weights)
+  return System(lift_baselines.make_init(config, net), step, predict)

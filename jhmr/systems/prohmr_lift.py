@@ -23,7 +23,7 @@ import functools
 from typing import NamedTuple
 
 import jax
-from jhmr import lift_baselines, losses, one_loss, regression, sampling
+from jhmr import lift_baselines, one_loss, regression, sampling
 from jhmr.errors import InputError
 from jhmr.lift_baselines import DIM, PROHMR
 from jhmr.nn import flow as flow_lib
@@ -46,8 +46,11 @@ def check(config):
   """Raises InputError for a choice that does not exist, before anything is built."""
   lift_baselines.check(config, TERMS)
   regression.one_of("inputs", config.inputs, INPUTS)
-  if odd := [name for name in ("blocks", "hidden", "depth") if config.net.flow[name] < 1]:
-    raise InputError(f"config.net.flow.{odd[0]} is {config.net.flow[odd[0]]}: give 1 or more")
+  regression.positive("net.flow", config.net.flow, ("blocks", "hidden", "depth"))
+  if not 0 <= config.net.flow.dropout < 1:
+    raise InputError(f"config.net.flow.dropout is {config.net.flow.dropout}: give a share below 1, 0 for none")
+  if config.noise_m < 0:
+    raise InputError(f"config.noise_m is {config.noise_m}: give metres, 0 for none")
   if config.train_samples < 1:
     raise InputError(f"config.train_samples is {config.train_samples}: give 1 (the mode alone) or more")
   if config.train_samples == 1 and config.weights.joints_exp:
@@ -112,22 +115,18 @@ def build(config):
     seen = {name: batch[name] for name in ("pose2d", "pose3d", "mask", "has_pose3d")}
     return fresh(rng, seen, {"lift_stats": assets["lift_stats"]})
 
-  def label_weights(batch):
-    return {"labelled": lift_baselines.labelled(batch)}
-
   def loss(params, stats, batch, assets, totals, key):
     hidden, key = jax.random.split(key)
     x = lift_baselines.hide(read(batch, assets), hidden, config.missing, layout)
-    target, known = lift_baselines.targets(batch, layout), label_weights(batch)["labelled"]
-    made, log_prob, stats = train(nets, params, stats, x, target, {"all": batch["mask"], "labelled": known},
+    target, counted = lift_baselines.targets(batch, layout), lift_baselines.label_weights(batch)
+    made, log_prob, stats = train(nets, params, stats, x, target, {"all": batch["mask"]} | counted,
                                   config.train_samples - 1, config.noise_m, key)
     off = jnp.sum(jnp.abs(made - target[:, None]), -1)                                                # [B, 1 + N]
     errors = {"nll": -log_prob, "joints_mode": off[:, 0]}
     if weights["joints_exp"]:
       errors["joints_exp"] = jnp.mean(off[:, 1:], 1)
-    terms = {name: losses.masked_mean(error, known, total=totals["labelled"]) for name, error in errors.items()}
-    total = losses.weigh(weights, terms)
-    return total, ({"loss": total} | terms, stats)
+    total, metrics = lift_baselines.weighed(weights, errors, batch, totals)
+    return total, (metrics, stats)
 
   def decoder(state, batch, assets):
     """z [B, S, 48] -> Lifted of a batch."""
@@ -148,4 +147,4 @@ def build(config):
     decode, chunk = decoder(state, batch, assets), min(num, sampling.CHUNK)
     return sampling.in_chunks(lambda first: decode(sampling.noise(keys, first + jnp.arange(chunk), DIM)), num, chunk)
 
-  return System(init, one_loss.make_step(config, loss, label_weights), predict, choose=choose)
+  return System(init, one_loss.make_step(config, loss, lift_baselines.label_weights), predict, choose=choose)

@@ -253,12 +253,15 @@ def test_modes_that_do_not_exist_are_refused(mode):
 @pytest.mark.parametrize("name,overrides,message", [
     ("martinez", {"net__hidden": 0}, "config.net.hidden is 0"),
     ("martinez", {"net__batch_norm": "group"}, "config.net.batch_norm is 'group'"),
+    ("martinez", {"net__dropout": 1.5}, "config.net.dropout is 1.5: give a share below 1"),
     ("martinez", {"missing": 9}, "config.missing is 9: at most the 8"),
     ("lift_mdn", {"components": 0}, "config.components is 0"),
     ("lift_mdn", {"sets": "modes"}, "config.sets is 'modes': use one of means, samples"),
     ("lift_mdn", {"weights__prior": -1.0}, "config.weights.prior is -1.0"),
     ("prohmr_lift", {"inputs": "coco17"}, "config.inputs is 'coco17'"),
     ("prohmr_lift", {"net__flow__depth": 0}, "config.net.flow.depth is 0"),
+    ("prohmr_lift", {"net__flow__dropout": 2.0}, "config.net.flow.dropout is 2.0: give a share below 1"),
+    ("prohmr_lift", {"noise_m": -1.0}, "config.noise_m is -1.0: give metres"),
     ("prohmr_lift", {"train_samples": 0}, "config.train_samples is 0"),
     ("prohmr_lift", {"weights__joints_exp": 0.1}, "config.weights.joints_exp needs random samples")])
 def test_what_does_not_exist_is_refused(name, overrides, message):
