@@ -33,9 +33,7 @@ def write(args, system, state, assets):
 
   @jax.jit
   def lift(state, batch, assets, keys):
-    if several:
-      return system.choose(state, batch, assets, keys, several)
-    return system.predict(state, batch, assets)
+    return sampling.guess_first(system, state, batch, assets, keys, several or 1)
 
   parts = []
   for first in range(0, num, BATCH):
