@@ -93,8 +93,8 @@ class System(NamedTuple):
   step: Callable
   predict: Callable  # (state, batch, assets) -> Prediction, or Lifted where poses are lifted
   latent: Latent | None = None  # for systems with a density over poses
-  # (state, batch, assets, keys [B], num) -> Prediction, or Lifted where poses are lifted, of num hypotheses, for systems
-  # that make a set in their own way.
+  # (state, batch, assets, keys [B], num) -> Prediction, or Lifted where poses are lifted, of num hypotheses: for
+  # systems that make a set in their own way.
   choose: Callable | None = None
 
 

@@ -48,9 +48,24 @@ def _made(chosen):
 _read = functools.lru_cache(maxsize=2)(lift_poses.read)
 
 
+def _arrays(config):
+  return _made(settings(config)) if config.data.source == STREAM else _read(config.data.source)
+
+
+def actions(config):
+  """Names of the actions of config.data.source: field "action" is a position in them."""
+  return _arrays(config)["actions"].tolist()
+
+
+def splits(config):
+  """Names of the splits of config.data.source; without that of training, where there are others."""
+  names = dict.fromkeys(_arrays(config)["split"].tolist())
+  return [name for name in names if name != TRAIN] or [*names]
+
+
 def rows_of(config, name):
   """The arrays of one split, fields of `lift_spec` alone. Raises InputError when it is empty."""
-  arrays = _made(settings(config)) if config.data.source == STREAM else _read(config.data.source)
+  arrays = _arrays(config)
   chosen = np.flatnonzero(arrays["split"] == name)
   if not len(chosen):
     raise InputError(f"split {name!r} does not exist in config.data.source {config.data.source!r}: there are "
