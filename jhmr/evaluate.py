@@ -2,8 +2,8 @@
 
 Every metric is per example; a mask weighs away the padding of the last batch, so the numbers do not
 depend on how many devices share the work. `--hypotheses 4096` also scores that many samples of a density
-over poses, see `hypothesis_pass`; `--best-of 1,5,10,25` sets of so many hypotheses, see `best_of`. `--benchmark` scores
-on published data sets, see `evaluate_files`.
+over poses, see `hypothesis_pass`; `--best-of 1,5,10,25` sets of so many hypotheses, see `best_of`, for lifting
+`lift_scores`. `--benchmark` scores on published data sets, see `evaluate_files`; `--poses` a run that lifts on a file.
 """
 
 import argparse
@@ -60,7 +60,8 @@ def open_splits(config, assets, mapper, names=None, optional=()):
 def make_scorer(config, mapper, system):
   """score(state, batches, assets) -> one row a method, the mean pose first; one program for every split.
 
-  A mesh that is no posed body (`Prediction.vertices`) has a row of its own.
+  A mesh that is no posed body (`Prediction.vertices`) has a row of its own. A split without any label has scores of
+  None: they are shown as "-", and no checkpoint is the best for them.
   """
   program = mapper.rows((lift_scores.measurer if task.lifts(config) else measurer)(config, system))
 
@@ -73,7 +74,7 @@ def make_scorer(config, mapper, system):
         for metric, value in rows.items():
           row = totals.setdefault(name, {})
           row[metric] = row.get(metric, 0.0) + np.sum(np.where(w > 0, value, 0), dtype=np.float64)
-    mean = lambda row: {metric: total / max(weight, 1.0) for metric, total in row.items()}
+    mean = lambda row: {metric: total / weight if weight else None for metric, total in row.items()}
     names = sorted(totals, key=lambda name: (name != "mean pose", name))
     return [{"method": name, "examples": int(weight)} | mean(totals[name]) for name in names]
 
@@ -111,20 +112,25 @@ def columns(config):
 
 def summary(config, scores):
   """One line: 'mpjpe_mm 101.2  pa_mpjpe_mm 70.3  ...'."""
+  if not scores["examples"]:
+    return "no labels, no scores"
   return "  ".join(f"{name} {scores[name]:.4g}" for name in columns(config)[3:])
 
 
-def load_run(workdir, step=None, body=None):
+def load_run(workdir, step=None, body=None, lifting=False):
   """A trained system, ready to predict.
 
   Args:
     workdir: of a training run.  step: which checkpoint; None is the best.  body: another body file than the run's.
+    lifting: whether the caller knows what to do with a run that lifts 2D poses.
   Returns:
     (config, system, state with params and stats only, assets).
   Raises:
-    InputError: when there is no run or no such checkpoint.
+    InputError: when there is no run or no such checkpoint, or it lifts and should not.
   """
   config = command.read_config(workdir)
+  if task.lifts(config) and not lifting:
+    raise InputError(f"{workdir!r} lifts 2D poses: give a run that sees images")
   if body:
     config = ml_collections.ConfigDict(config)
     config.body = body
@@ -139,14 +145,17 @@ def load_run(workdir, step=None, body=None):
 def main(argv):
   parser = argparse.ArgumentParser(prog="python -m jhmr.evaluate", description=__doc__.split("\n", maxsplit=1)[0])
   parser.add_argument("--workdir", required=True, help="of a training run")
-  parser.add_argument("--splits", default="", help="comma-separated; default: the config's")
+  parser.add_argument("--splits", default="", help="comma-separated; default: the config's; of --poses all but train")
   parser.add_argument("--step", type=int, help="which checkpoint; default: the best")
   parser.add_argument("--batch_size", type=int, help="default: the run's")
   parser.add_argument("--parallel", default="pmap", help="pmap or shard_map")
   parser.add_argument("--hypotheses", type=int, default=0, metavar="N",
                       help="also score N samples an image, the mode among them; for systems with a density")
   parser.add_argument("--best-of", metavar="N,N,...",
-                      help="also score sets of N hypotheses an image; for systems that make sets, such as multibodies")
+                      help="also score sets of N hypotheses an image; for systems that make sets, such as multibodies; "
+                      "of a run that lifts, also its one guess, and each action")
+  parser.add_argument("--poses", metavar="NPZ", help="score a run that lifts 2D poses on this file of "
+                      "jhmr.data.lift_poses, in the place of its own data")
   parser.add_argument("--prior", metavar="WORKDIR", help="of configs/joint_prior.py: weighs hypotheses of --best-of; "
                       "default: the run's own, if it has one")
   parser.add_argument("--chunk", type=int, help=f"how many of them at a time, default {hypothesis_pass.CHUNK}")
@@ -166,6 +175,8 @@ def main(argv):
   if args.chunk and not args.hypotheses:
     raise InputError("--chunk goes with --hypotheses: name how many, or leave it out")
   if args.benchmark:
+    if args.poses:
+      raise InputError("--poses are no --benchmark: leave one out")
     from jhmr import evaluate_files  # it builds on this file
     evaluate_files.score(args)
     return
@@ -175,23 +186,28 @@ def main(argv):
   if args.out and not os.path.isdir(os.path.dirname(os.path.abspath(args.out))):
     raise InputError(f"the folder of --out {args.out!r} does not exist: make it first")
   chunk, counts = args.chunk or hypothesis_pass.CHUNK, best_of.parse(args.best_of) if args.best_of else ()
-  config, system, state, assets = load_run(args.workdir, args.step, args.body)
-  if task.lifts(config) and (odd := [name for name in ("hypotheses", "prior", "body") if getattr(args, name)]):
+  config, system, state, assets = load_run(args.workdir, args.step, args.body, lifting=True)
+  lifts, names = task.lifts(config), args.splits.split(",") if args.splits else None
+  if lifts and (odd := [name for name in ("hypotheses", "prior", "body") if getattr(args, name)]):
     raise InputError(f"--{odd[0]} is of bodies in images, but {args.workdir!r} lifts 2D poses: leave it out")
+  if args.poses and not lifts:
+    raise InputError(f"--poses needs a run that lifts 2D poses, but {args.workdir!r} sees images: leave it out")
   assets = assets | joint_prior.given(args.prior, system)
-  if args.batch_size:
-    config = ml_collections.ConfigDict(config)
-    config.batch_size = args.batch_size
+  config = ml_collections.ConfigDict(config)
+  config.batch_size = args.batch_size or config.batch_size
+  if args.poses:
+    config.data.source = args.poses  # the statistics in the assets stay the run's
+    names = names or lift_source.splits(config)
   mapper = parallel.make(args.parallel)
   if args.hypotheses:
     score_many = hypothesis_pass.make_scorer(mapper, system, args.hypotheses, chunk)
     assets = assets | {"hypothesis_body": hypothesis_pass.body_of(assets)}
-  of_sets = lift_scores if task.lifts(config) else best_of
+  of_sets = lift_scores if lifts else best_of
   if counts:
     score_sets = of_sets.make_scorer(mapper, system, counts)
-    assets = assets if task.lifts(config) else assets | {"best_of_body": best_of.body_of(assets)}
-  splits = open_splits(config, assets, mapper, args.splits.split(",") if args.splits else None,
-                       ("visible", "action") if args.hypotheses or counts else ())
+    assets = assets if lifts else assets | {"best_of_body": best_of.body_of(assets)}
+  splits = open_splits(config, assets, mapper, names,
+                       ("visible", *lift_scores.LABELS) if args.hypotheses or counts else ())
   state, assets = mapper.replicate(state), mapper.replicate(assets)
   rows = score_splits(make_scorer(config, mapper, system), state, splits, assets)
   report.table(rows, columns(config))
@@ -202,9 +218,14 @@ def main(argv):
     hypothesis_report.print_tables(summaries, args.hypotheses)
     found["hypotheses"] = hypothesis_report.as_json(summaries, args.hypotheses, chunk)
   if counts:
-    sets = {name: of_sets.summarise(score_sets(state, split.batches, assets)) for name, split in splits.items()}
+    measured = {name: score_sets(state, split.batches, assets) for name, split in splits.items()}
+    sets = {name: of_sets.summarise(each) for name, each in measured.items()}
     of_sets.print_tables(sets, counts)
-    found["best_of"] = {"n": counts, "splits": sets}
+    found["best_of"] = {"n": counts if system.choose else (), "splits": sets}
+    if lifts:
+      actions = {name: lift_scores.of_actions(each, lift_source.actions(config)) for name, each in measured.items()}
+      lift_scores.print_actions(actions, counts)
+      found["best_of"]["actions"] = actions
   for split in splits.values():
     split.close()
   if args.out:

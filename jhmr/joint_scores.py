@@ -105,8 +105,8 @@ def results(prediction, assets):
   pose, betas, body = prediction.pose[:, 0], prediction.betas[:, 0], assets["neutral_joints"]
   found = {} if prediction.vertices is None else {"pred_joints_mesh": joints_of_mesh(prediction, assets)}
   return found | {"pred_joints": smpl.keypoints(body, smpl.forward(body, betas, pose), "h36m17"),
-                    "pose": rotations.matrix_to_axis_angle(pose).reshape(pose.shape[0], -1), "betas": betas,
-                    "camera": prediction.camera[:, 0]}
+                  "pose": rotations.matrix_to_axis_angle(pose).reshape(pose.shape[0], -1), "betas": betas,
+                  "camera": prediction.camera[:, 0]}
 
 
 def joints_of_mesh(prediction, assets):

@@ -47,7 +47,7 @@ def panels(pose2d, points, truth=None):
   return images
 
 
-def prediction_sheet(system, state, batch, assets, num=ON_SHEET):
+def prediction_sheet(system, state, batch, assets):
   """A grid of a batch's first poses: `panels` of what a system makes of them, the label in green.
 
   Args:
@@ -55,10 +55,8 @@ def prediction_sheet(system, state, batch, assets, num=ON_SHEET):
   Returns:
     uint8 [H, W, 3].
   """
-  batch = {name: x[:num] for name, x in batch.items()}
   keys = sampling.keys_of(0, [str(i) for i in batch["id"]])
-  program = jax.jit(system.predict if system.choose is None else
-                    lambda *given: system.choose(*given, keys=keys, num=HYPOTHESES))
+  program = jax.jit(lambda *given: sampling.guess_first(system, *given, keys, HYPOTHESES if system.choose else 1))
   truth = [pose if known else None for pose, known in zip(batch["pose3d"], batch["has_pose3d"])]
   return sheet(batch["pose2d"], np.asarray(program(state, batch, assets).joints), truth)
 

@@ -14,7 +14,10 @@ import numpy as np
 COLUMNS = ("split", "method", "examples", "mpjpe_mm", "pa_mpjpe_mm", "pck", "cps")
 COUNTS = (1, 5, 10, 200)  # Source: Wehrbein et al. 2021, tables 1 and 5
 ERRORS = ("mpjpe_mm", "pa_mpjpe_mm")
+SCORES = (*ERRORS, "pck", "cps")  # of one pose
 HOWS = ("min", "mean", "median", "worst")
+GUESS = "guess"  # in the place of n: the one pose that a system predicts
+LABELS = ("action", "hard")  # of `lift_spec`
 AXES = ("std_x_mm", "std_y_mm", "std_z_mm")
 _NAMES = joints.names(lift_spec.SET_3D)
 # Source: Wehrbein et al. 2021, authors' `eval_functions.py`.
@@ -74,57 +77,104 @@ def measurer(config, system):
 
 
 def make_scorer(mapper, system, counts=COUNTS, seed=0):
-  """score(state, batches, assets) -> {"<name>_<n>": NumPy [N], "action": [N]} of the labelled poses.
+  """score(state, batches, assets) -> {name: NumPy [N]} of the labelled poses.
+
+  Names are "<name of `of_set`>_<n>" and, of the one pose that the system predicts, "<name of SCORES>_guess"; LABELS are
+  those of the batches, where they have them.
 
   Args:
     batches, assets: as `evaluate.make_scorer` takes them.
-    counts: sizes of the sets; a set is a function of (seed, the example's id, n).
-  Raises:
-    InputError: for a system that gives one pose alone.
+    counts: sizes of the sets; a set is a function of (seed, the example's id, n). A system of one pose makes none.
   """
-  if system.choose is None:
-    raise InputError("--best-of needs a system that gives several poses, such as cinn_lifting: this run gives one")
-
   def measure(state, batch, assets):
-    keys, found = sampling.keys_of_ids(seed, batch["id"]), {}
-    for n in counts:
+    keys = sampling.keys_of_ids(seed, batch["id"])
+    one = of_set(system.predict(state, batch, assets).joints[:, :1], batch["pose3d"])
+    found = {f"{name}_{GUESS}": one[f"{name}_min" if name in ERRORS else name] for name in SCORES}
+    for n in counts if system.choose else ():
       made = system.choose(state, batch, assets, keys, n)
       found |= {f"{name}_{n}": value for name, value in of_set(made.joints, batch["pose3d"]).items()}
-    action = batch.get("action", jnp.full_like(batch["id"], -1))
-    return found | {"action": action}, batch["mask"] * batch["has_pose3d"]
+    return found | {name: batch[name] for name in LABELS if name in batch}, batch["mask"] * batch["has_pose3d"]
 
   return hypothesis_pass.over_images(mapper, measure)
 
 
-def weighed(rows):
-  """Rows as ratios whose mean is that of the means of all actions, where every pose has one: {name: (above, below)}.
+def scores_of(rows):
+  """The rows without LABELS."""
+  return {name: value for name, value in rows.items() if name not in LABELS}
 
-  Source: Martinez et al. 2017; Wehrbein et al. 2021: the average of 15 actions.
+
+def weighed(rows):
+  """Rows as ratios whose mean is the one of the literature: {name: (above, below)}.
+
+  Where every pose has an action it is the mean of the means of all actions; of a split of ambiguous poses alone, that
+  of poses. Source: Martinez et al. 2017, Wehrbein et al. 2021: the average of 15 actions; the latter's authors'
+  `eval_hard_subset.py`: a mean over poses.
   """
-  action = rows["action"]
+  found = scores_of(rows)
+  num = len(next(iter(found.values())))
+  action, hard = rows.get("action", np.full(num, -1)), rows.get("hard", np.zeros(num))
   counts = np.unique(action, return_inverse=True, return_counts=True)
-  weight = 1.0 / counts[2][counts[1]] if np.all(action >= 0) else np.ones(len(action))
-  return {name: (weight * value, weight) for name, value in rows.items() if name != "action"}
+  by_action = np.all(action >= 0) and not np.all(hard > 0)
+  weight = 1.0 / counts[2][counts[1]] if by_action else np.ones(num)
+  return {name: (weight * value, weight) for name, value in found.items()}
 
 
 def summarise(rows, seed=0):
   """{name: {"value", "low", "high"}} of a split's rows, intervals over poses. Raises InputError when there are none."""
-  if not len(rows["action"]):
+  if not len(next(iter(rows.values()))):
     raise InputError("--best-of: no pose of this split has a label to compare with: choose other --splits")
   return {name: intervals.as_json(x) for name, x in intervals.replicates(weighed(rows), seed=seed).items()}
 
 
+def of_actions(rows, names):
+  """{action: {name: mean over its poses}} of a split's rows, in the order of the names; {} where no action is known."""
+  action = rows.get("action", np.zeros(0))
+  return {name: {key: float(np.mean(value[action == i])) for key, value in scores_of(rows).items()}
+          for i, name in enumerate(names) if np.any(action == i)}
+
+
 def print_tables(summaries, counts):
-  """Errors of sets of n hypotheses, PCK and CPS of the best, and how they spread.
+  """Errors of the one guess and of sets of n hypotheses, PCK and CPS of the best, and how they spread.
 
   Args:
     summaries: {split: of `summarise`}.
   """
-  columns = tuple(f"n={n}" for n in counts)
-  cells = lambda s, name: {f"n={n}": hypothesis_report.cell(s[key]) for n in counts if (key := f"{name}_{n}") in s}
-  report.say("of n hypotheses; [95 % interval over poses]")
-  report.table([{"split": split, "error": name, "of them": how} | cells(s, f"{name}_{how}")
-                for split, s in summaries.items() for name in ERRORS for how in HOWS],
-               ("split", "error", "of them", *columns))
-  report.table([{"split": split, "of all n": name} | cells(s, name)
-                for split, s in summaries.items() for name in ("pck", "cps", *AXES)], ("split", "of all n", *columns))
+  sizes, columns = _columns(counts, *summaries.values())
+
+  def table(of, labels):
+    """`labels`: {(label, label): {size: key}}; what no size has is left out."""
+    rows = [{"split": split} | dict(zip(of, label)) |
+            {column: hypothesis_report.cell(s[keys[n]]) for n, column in zip(sizes, columns) if keys.get(n) in s}
+            for split, s in summaries.items() for label, keys in labels.items() if any(k in s for k in keys.values())]
+    report.table(rows, ("split", *of, *columns))
+
+  report.say("of the guess, and of n hypotheses; [95 % interval over poses]")
+  table(("error", "of them"), {(name, how): _keys(name, sizes, how) for name in ERRORS for how in HOWS})
+  table(("of all n",), {(name,): {n: f"{name}_{n}" for n in sizes} for name in (*SCORES[2:], *AXES)})
+
+
+def print_actions(found, counts):
+  """Errors of each action: of the guess, and the least of n hypotheses. Nothing where no action is known.
+
+  Args:
+    found: {split: of `of_actions`}.
+  """
+  if not any(found.values()):
+    return
+  sizes, columns = _columns(counts, *(of for actions in found.values() for of in actions.values()))
+  report.say("of each action: the guess, and the least error of n hypotheses")
+  report.table([{"split": split, "error": name, "action": action} |
+                {column: of.get(_keys(name, sizes)[n]) for n, column in zip(sizes, columns)}
+                for split, actions in found.items() for name in ERRORS for action, of in actions.items()],
+               ("split", "error", "action", *columns))
+
+
+def _keys(name, sizes, how="min"):
+  """{size: key} of an error; the guess is one pose, so that it is the least and no other."""
+  return {n: f"{name}_{how}_{n}" for n in sizes if n != GUESS} | ({GUESS: f"{name}_{GUESS}"} if how == "min" else {})
+
+
+def _columns(counts, *found):
+  """(the guess and the sizes that were measured, what their columns are called)."""
+  sizes = (GUESS, *(n for n in counts if any(f"{ERRORS[0]}_min_{n}" in of for of in found)))
+  return sizes, tuple(n if n == GUESS else f"n={n}" for n in sizes)

@@ -262,7 +262,7 @@ def check(args):
 def main(argv):
   args = parse(argv)
   check(args)
-  config, system, state, assets = evaluate.load_run(args.workdir, args.step, args.body)
+  config, system, state, assets = evaluate.load_run(args.workdir, args.step, args.body, lifting=True)
   if args.poses:
     predict_lift.check(args, config)
   elif task.lifts(config):

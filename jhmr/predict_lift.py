@@ -34,9 +34,7 @@ def write(args, config, system, state, assets):
 
   @jax.jit
   def lift(state, batch, assets, keys):
-    if several:
-      return system.choose(state, batch, assets, keys, several)
-    return system.predict(state, batch, assets)
+    return sampling.guess_first(system, state, batch, assets, keys, several or 1)
 
   parts = []
   for first in range(0, num, BATCH):

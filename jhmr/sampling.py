@@ -20,6 +20,7 @@ from jhmr.state import Prediction
 CHUNK = 256
 PATHS = ("spherical", "linear")
 _DRAW, _CHOOSE = 0, 1  # what an image's key is used for
+_SAME_M = 1e-5         # two programs' rounding of one pose is less
 
 
 class Samples(NamedTuple):
@@ -196,6 +197,23 @@ def of_system(system, state, batch, assets, keys, num, num_shown):
     return of_set(system.choose(state, batch, assets, keys, num), assets, keys, num_shown)
   encoded = system.latent.encode(state, batch, assets)
   return hypotheses(system.latent, state, encoded, assets, keys, num, num_shown)
+
+
+def guess_first(system, state, batch, assets, keys, num):
+  """Lifted of num poses [B, num]: the one of `system.predict`, then those of `system.choose`, which may begin with it.
+
+  A pose that both give is there once; num is static, and 1 for a system that gives one alone.
+  """
+  guess = jax.tree.map(lambda x: x[:, :1], system.predict(state, batch, assets))
+  if num == 1:
+    return guess
+  others = system.choose(state, batch, assets, keys, num)
+  same = jnp.max(jnp.abs(others.joints[:, 0] - guess.joints[:, 0]), (1, 2)) < _SAME_M         # [B]
+
+  def behind(first, x):
+    return jnp.concatenate([first, jnp.where(same.reshape(-1, *[1] * (x.ndim - 1)), x[:, 1:], x[:, :-1])], 1)
+
+  return jax.tree.map(behind, guess, others)
 
 
 def as_prediction(found, encoded):

@@ -91,9 +91,10 @@ class System(NamedTuple):
   # its terms and the norm of every gradient, so that a step is sound exactly when all of them are finite. What is not
   # sound is left out by the loop, but for the memory: only a system can leave its rows out without copying the table.
   step: Callable
-  predict: Callable  # (state, batch, assets) -> Prediction
+  predict: Callable  # (state, batch, assets) -> Prediction, or Lifted where poses are lifted
   latent: Latent | None = None  # for systems with a density over poses
-  # (state, batch, assets, keys [B], num) -> Prediction of num hypotheses, for systems that make a set in their own way.
+  # (state, batch, assets, keys [B], num) -> Prediction, or Lifted where poses are lifted, of num hypotheses: for
+  # systems that make a set in their own way.
   choose: Callable | None = None
 
 

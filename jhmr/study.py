@@ -92,7 +92,7 @@ def is_finished(config, workdir):
 
 def load_run(workdir):
   """The Trained of a workdir: its last step, since a budget is compared, not the best of several checkpoints."""
-  return Trained(*evaluate.load_run(workdir, checkpoint.choose(workdir)[0]), workdir)
+  return Trained(*evaluate.load_run(workdir, checkpoint.choose(workdir)[0], lifting=True), workdir)
 
 
 def score_split(trained, assets, split, make_scorer):

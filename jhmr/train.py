@@ -142,6 +142,8 @@ def _tell(run, step, rows):
   for row in rows:
     if row["method"] == evaluate.judged(run.config):
       report.say(f"step {step}/{run.config.num_steps}  {row['split']}: {evaluate.summary(run.config, row)}")
+      if not row["examples"]:
+        continue
       report.scalars(run.log, step, row["split"], {k: v for k, v in row.items() if k not in ("split", "method")})
       score = row["pa_mpjpe_mm"] if row["split"] == run.config.splits[0] else score
   return score

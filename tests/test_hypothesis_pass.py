@@ -206,7 +206,7 @@ def test_what_no_image_has_is_a_dash_not_a_number(scored):
 def test_evaluate_scores_hypotheses_of_a_run_and_draws_them(finished_run, tmp_path, monkeypatch, capsys):
   config, system, state, assets = evaluate.load_run(str(finished_run))
   fake = latents.system(init=system.init, step=system.step, predict=system.predict)
-  monkeypatch.setattr(evaluate, "load_run", lambda *_: (config, fake, state, assets))
+  monkeypatch.setattr(evaluate, "load_run", lambda *_, **__: (config, fake, state, assets))
   out = tmp_path / "rows.json"
   evaluate.main(["evaluate", "--workdir", str(finished_run), "--hypotheses", "12", "--chunk", "5", "--out", str(out)])
   found = json.loads(out.read_text())

@@ -5,7 +5,7 @@ import json
 import numpy as np
 import pytest
 
-from jhmr import evaluate, lift_pictures, predict, train
+from jhmr import evaluate, fit, lift_pictures, predict, train
 from jhmr.data import lift_poses, lift_source, lift_spec
 from jhmr.errors import InputError
 import runs
@@ -27,14 +27,43 @@ def test_sets_are_scored_and_statistics_are_the_runs_own(run, tmp_path, capsys):
   said, found = capsys.readouterr().out, json.loads(path.read_text())
   assert "of n hypotheses" in said and {r["split"] for r in found["rows"]} == {"val", "val_hard"}
   scores = found["best_of"]["splits"]["val"]
-  best, guess = (next(r for r in found["rows"] if r["split"] == "val" and r["method"] == "lift_mdn")[m]
+  best, aligned = (next(r for r in found["rows"] if r["split"] == "val" and r["method"] == "lift_mdn")[m]
                  for m in ("mpjpe_mm", "pa_mpjpe_mm"))
   assert scores["mpjpe_mm_min_1"]["value"] == pytest.approx(best, rel=1e-5), "one hypothesis is the best guess"
-  assert scores["pa_mpjpe_mm_min_1"]["value"] == pytest.approx(guess, rel=1e-5)
+  assert scores["pa_mpjpe_mm_min_1"]["value"] == pytest.approx(aligned, rel=1e-5)
+  assert scores["mpjpe_mm_guess"]["value"] == pytest.approx(best, rel=1e-5)
+  assert scores["pa_mpjpe_mm_guess"]["value"] == pytest.approx(aligned, rel=1e-5)
+  assert "of each action" not in said and found["best_of"]["actions"]["val"] == {}, "the file has none"
   assert scores["mpjpe_mm_min_5"]["value"] < best and scores["std_z_mm_5"]["value"] > 0
   stored = dict(np.load(f"{run}/{lift_source.STATISTICS}"))
-  loaded = evaluate.load_run(run)[3]["lift_stats"]
+  loaded = evaluate.load_run(run, lifting=True)[3]["lift_stats"]
   assert all(np.array_equal(stored[k], loaded[k]) for k in stored)
+
+
+@pytest.mark.slow
+def test_another_file_is_scored_by_its_splits_and_actions_with_the_statistics_of_the_run(run, tmp_path, capsys):
+  rows = lift_spec.fake_batch(12, seed=5)
+  path, out = str(tmp_path / "other.npz"), tmp_path / "rows.json"
+  lift_poses.write(path, {k: rows[k] for k in ("pose2d", "gaussians", "pose3d")} | {
+      "hard": np.zeros(12), "actions": np.array(["walking", "sitting"]), "action": np.array([0] * 8 + [1] * 4),
+      "split": np.array(["gs", "no_gs", "gs", "no_gs"] * 3)})
+  command = ["evaluate", "--workdir", run, "--poses", path, "--out", str(out)]
+  evaluate.main([*command, "--best-of", "1,5"])
+  said, found = capsys.readouterr().out, json.loads(out.read_text())
+  assert [r["split"] for r in found["rows"]] == ["gs", "gs", "no_gs", "no_gs"]
+  mean = np.load(f"{run}/{lift_source.STATISTICS}")["mean3d"]
+  kept = rows["pose3d"][::2] - rows["pose3d"][::2, :1]
+  off = 1000 * np.linalg.norm(kept - mean, axis=-1).mean()
+  assert found["rows"][0]["mpjpe_mm"] == pytest.approx(off, rel=1e-4) and found["rows"][0]["examples"] == 6
+  actions = found["best_of"]["actions"]["gs"]
+  assert "of each action" in said and [*actions] == ["walking", "sitting"]
+  assert found["best_of"]["splits"]["gs"]["mpjpe_mm_min_5"]["value"] == pytest.approx(
+      np.mean([of["mpjpe_mm_min_5"] for of in actions.values()]), rel=1e-5), "the mean of actions"
+  evaluate.main([*command, "--splits", "no_gs"])
+  again = json.loads(out.read_text())
+  assert again["rows"] == found["rows"][2:] and "best_of" not in again
+  with pytest.raises(InputError, match="there are gs, no_gs"):
+    evaluate.main([*command, "--splits", "val"])
 
 
 @pytest.mark.slow
@@ -64,3 +93,12 @@ def test_what_is_of_images_is_refused(run):
   for flags, named in ((("--hypotheses", "8"), "--hypotheses is of bodies"), (("--body", "x.pkl"), "--body is of bodies")):
     with pytest.raises(InputError, match=named):
       evaluate.main(["evaluate", "--workdir", run, *flags])
+  with pytest.raises(InputError, match="lifts 2D poses: give a run that sees images"):
+    fit.main(["fit", "--workdir", run, "--split", "val"])
+
+
+@pytest.mark.slow
+def test_poses_are_no_benchmark_and_nothing_for_a_run_of_images(finished_run, pose_file):
+  for flags, said in (((), "sees images: leave it out"), (("--benchmark", "3dpw"), "--poses are no --benchmark")):
+    with pytest.raises(InputError, match=said):
+      evaluate.main(["evaluate", "--workdir", str(finished_run), "--poses", pose_file, *flags])

@@ -48,7 +48,7 @@ def loaded():
 
 @pytest.fixture
 def run(monkeypatch):
-  monkeypatch.setattr(evaluate, "load_run", lambda workdir, step=None, body=None: loaded())
+  monkeypatch.setattr(evaluate, "load_run", lambda workdir, step=None, body=None, lifting=False: loaded())
   return lambda *arguments: predict.main(["predict", "--workdir", "run", *map(str, arguments)])
 
 
@@ -164,7 +164,7 @@ def test_a_set_of_hypotheses_is_written_as_samples_are(photos, tmp_path, monkeyp
     return Prediction(pose[:, :, :1], pose[:, :, 1:], each(encoded.betas, 1), each(encoded.camera, 1.1), log_prob)
 
   sets = SYSTEM._replace(latent=None, choose=choose)
-  monkeypatch.setattr(evaluate, "load_run", lambda *_: (config, sets, *rest))
+  monkeypatch.setattr(evaluate, "load_run", lambda *_, **__: (config, sets, *rest))
   command = lambda out, *more: predict.main(["predict", "--workdir", "run", "--images", str(photos / "bob.png"), "--out",
                                              str(tmp_path / out), "--num-samples", "6", *more])
   command("out")
@@ -185,8 +185,8 @@ def test_a_mesh_that_is_no_posed_body_is_written_and_shown_beside_it(photos, tmp
     pose = jnp.concatenate([found.global_orient, found.body_pose], 2)
     return found.replace(vertices=smpl.forward(assets["body"], found.betas, pose).vertices + offset)
 
-  monkeypatch.setattr(evaluate, "load_run", lambda *_: (config, SYSTEM._replace(latent=None, predict=with_mesh), state,
-                                                        assets))
+  monkeypatch.setattr(evaluate, "load_run", lambda *_, **__: (config, SYSTEM._replace(
+      latent=None, predict=with_mesh), state, assets))
   out = tmp_path / "out"
   predict.main(["predict", "--workdir", "run", "--images", str(photos / "bob.png"), "--out", str(out)])
   body, mesh = ([line for line in (out / f"bob{kind}.obj").read_text().splitlines()] for kind in ("", "_mesh"))
@@ -200,7 +200,7 @@ def test_a_mesh_that_is_no_posed_body_is_written_and_shown_beside_it(photos, tmp
 
 def test_a_system_without_a_density_has_no_samples(photos, tmp_path, monkeypatch):
   config, _, *rest = loaded()
-  monkeypatch.setattr(evaluate, "load_run", lambda *_: (config, SYSTEM._replace(latent=None), *rest))
+  monkeypatch.setattr(evaluate, "load_run", lambda *_, **__: (config, SYSTEM._replace(latent=None), *rest))
   with pytest.raises(InputError, match="many hypotheses.*'runs/hmr'.*configs/prohmr.py") as error:
     predict.main(["predict", "--workdir", "runs/hmr", "--images", str(photos), "--num-samples", "5", "--out",
                   str(tmp_path / "out")])

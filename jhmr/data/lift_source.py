@@ -73,6 +73,17 @@ def labelled(config):
   return bool(np.any((arrays["split"] == TRAIN) & (arrays["has_pose3d"] > 0)))
 
 
+def actions(config):
+  """Names of the actions of config.data.source: field "action" is a position in them."""
+  return _arrays(config)["actions"].tolist()
+
+
+def splits(config):
+  """Names of the splits of config.data.source; without that of training, where there are others."""
+  names = dict.fromkeys(_arrays(config)["split"].tolist())
+  return [name for name in names if name != TRAIN] or [*names]
+
+
 def rows_of(config, name):
   """The arrays of one split, fields of `lift_spec` alone. Raises InputError when it is empty, and as `check`."""
   arrays = _arrays(config)
