@@ -180,7 +180,7 @@ def test_a_run_of_weights_needs_no_data_of_its_own(tmp_path):
   lift_poses.write(str(tmp_path / "test.npz"), {k: batch[k] for k in ("pose2d", "gaussians", "pose3d")} | {
       "split": np.array(["test"] * 3)})
   converted("wehrbein", tmp_path / "model.npz", tmp_path / "run", f"--config.data.source={tmp_path / 'test.npz'}")
-  config, system, state, assets = evaluate.load_run(str(tmp_path / "run"))
+  config, system, state, assets = evaluate.load_run(str(tmp_path / "run"), lifting=True)
   assert lift_source.open_split(config, "test").size == 3
   assert np.isfinite(jax.jit(system.predict)(state, batch, assets).joints).all()
   batch["pose2d"][1, 4] = np.nan
