@@ -45,7 +45,11 @@ def of_set(points, target):
 
   Each error takes its own best hypothesis, which needs the answer. Source: Wehrbein et al. 2021, tables 1 to 4.
   """
-  each = errors(points, target)
+  return reduced(errors(points, target), points)
+
+
+def reduced(each, points):
+  """`of_set` of hypotheses [B, S, 17, 3] whose `errors` are there."""
   found = {f"{name}_{how}": value for name in ERRORS for how, value in hypotheses.reduced(each[name]).items()
            if how in HOWS}
   found |= {"pck": metrics.best_of(each["pck"], higher_is_better=True),
@@ -84,15 +88,19 @@ def make_scorer(mapper, system, counts=COUNTS, seed=0):
 
   Args:
     batches, assets: as `evaluate.make_scorer` takes them.
-    counts: sizes of the sets; a set is a function of (seed, the example's id, n). A system of one pose makes none.
+    counts: sizes of the sets: the first n of the largest one, which is a function of (seed, the example's id). A
+      system of one pose makes none.
   """
   def measure(state, batch, assets):
     keys = sampling.keys_of_ids(seed, batch["id"])
     one = of_set(system.predict(state, batch, assets).joints[:, :1], batch["pose3d"])
     found = {f"{name}_{GUESS}": one[f"{name}_min" if name in ERRORS else name] for name in SCORES}
-    for n in counts if system.choose else ():
-      made = system.choose(state, batch, assets, keys, n)
-      found |= {f"{name}_{n}": value for name, value in of_set(made.joints, batch["pose3d"]).items()}
+    if system.choose:
+      points = system.choose(state, batch, assets, keys, max(counts)).joints
+      each = errors(points, batch["pose3d"])
+      for n in counts:
+        of_n = reduced({name: value[:, :n] for name, value in each.items()}, points[:, :n])
+        found |= {f"{name}_{n}": value for name, value in of_n.items()}
     return found | {name: batch[name] for name in LABELS if name in batch}, batch["mask"] * batch["has_pose3d"]
 
   return hypothesis_pass.over_images(mapper, measure)
