@@ -10,7 +10,10 @@ r"""Turns weights the authors released into a run of ours.
     python -m jhmr.convert --kind multibodies --from model_epoch_XXXXXXXX.pth --out runs/multibodies_released \
         --config.prior=runs/multibodies_prior
     python -m jhmr.convert --kind wehrbein --from results/original_model/model.pt --out runs/wehrbein_released
-    python -m jhmr.convert --kind mdn --from checkpoint-4338038.index --out runs/mdn_released
+    python -m jhmr.convert --kind martinez --from checkpoint-N.index --out runs/martinez_released \
+        --config.data.source=h36m.npz
+    python -m jhmr.convert --kind mdn --from checkpoint-4338038.index --out runs/mdn_released \
+        --config.data.source=h36m.npz
     python -m jhmr.convert --kind prohmr_skeleton --from checkpoint.ckpt --out runs/prohmr_skeleton
     python -m jhmr.convert --kind resnet --from resnet50-19c8e357.pth --out runs/imagenet50
 

@@ -269,7 +269,7 @@ def main(argv):
     raise InputError(f"{args.workdir!r} lifts 2D poses: give --poses, a file of jhmr.data.lift_poses")
   if args.num_samples and system.latent is None and system.choose is None:
     raise InputError(f"--num-samples needs a system of many hypotheses, but {args.workdir!r} is a run of "
-                     f"{config.system!r}: train configs/prohmr.py or configs/multibodies.py")
+                     f"{config.system!r}: train configs/prohmr.py, configs/multibodies.py or configs/lifting.py")
   if args.interpolate and system.latent is None:
     raise InputError(f"--interpolate walks through a latent space, which {config.system!r} has not: leave it out")
   if args.poses:
