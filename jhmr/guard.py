@@ -100,8 +100,8 @@ def bad_examples(mapper, step, on_device, state, batch, assets):
 
 
 def _looks(batch):
-  """{field: [B] bool, all finite} of the required fields, and the ids; joints of pose2d may be missing."""
+  """{field: [B] bool, all finite} of the required fields that have no gaps, and the ids."""
   fields = spec.FIELDS | lift_spec.FIELDS
-  looked_at = lambda k, v: fields[k].required and k != "pose2d" and jnp.issubdtype(v.dtype, jnp.floating)
+  looked_at = lambda k, v: fields[k].required and not fields[k].gaps and jnp.issubdtype(v.dtype, jnp.floating)
   floats = {k: v for k, v in batch.items() if looked_at(k, v)}
   return {"id": batch["id"]} | {k: jnp.isfinite(v).reshape(v.shape[0], -1).all(-1) for k, v in floats.items()}

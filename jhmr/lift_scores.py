@@ -59,6 +59,12 @@ def reduced(each, points):
   return found
 
 
+def of_one(points, target):
+  """{name of SCORES: [B]} of one pose of each example, [B, 1, 17, 3]."""
+  each = {name: value[:, 0] for name, value in errors(points, target).items()}
+  return {name: each[name] for name in SCORES if name in each} | {"cps": hypotheses.cps(each["worst_mm"])}
+
+
 def predict_mean(state, batch, assets):
   """The baseline that looks at nothing: the mean of the poses trained on, [B, 1, 17, 3]."""
   del state
@@ -71,10 +77,7 @@ def measurer(config, system):
   def measure(state, batch, assets):
     guesses = {"mean pose": predict_mean(state, batch, assets),
                config.system: system.predict(state, batch, assets).joints[:, :1]}
-    values = {}
-    for name, points in guesses.items():
-      each = {k: v[:, 0] for k, v in errors(points, batch["pose3d"]).items()}
-      values[name] = {k: v for k, v in each.items() if k in COLUMNS} | {"cps": hypotheses.cps(each["worst_mm"])}
+    values = {name: of_one(points, batch["pose3d"]) for name, points in guesses.items()}
     return values, batch["mask"] * batch["has_pose3d"]
 
   return measure
@@ -93,8 +96,8 @@ def make_scorer(mapper, system, counts=COUNTS, seed=0):
   """
   def measure(state, batch, assets):
     keys = sampling.keys_of_ids(seed, batch["id"])
-    one = of_set(system.predict(state, batch, assets).joints[:, :1], batch["pose3d"])
-    found = {f"{name}_{GUESS}": one[f"{name}_min" if name in ERRORS else name] for name in SCORES}
+    guess = of_one(system.predict(state, batch, assets).joints[:, :1], batch["pose3d"])
+    found = {f"{name}_{GUESS}": value for name, value in guess.items()}
     if system.choose:
       points = system.choose(state, batch, assets, keys, max(counts)).joints
       each = errors(points, batch["pose3d"])

@@ -48,10 +48,10 @@ def of_poses(good, rng):
   sign = -1.0 if good else 1.0
   base, found = rng.normal(60, 5, N), {}
   for split in lifting.SPLITS:
-    found[f"{lifting.ONE}_{split}"] = {f"{m}_min_1": base for m in lifting.ERRORS} | {"action": np.full(N, -1)}
+    found[f"{lifting.ONE}_{split}"] = {f"{m}_min_1": base for m in lifting.ERRORS}
     for run in lifting.LABELS:
       worse = 0 if run in (lifting.FULL, lifting.SHORT) else -sign * 20
-      rows = {"action": np.full(N, -1)}
+      rows = {}
       for i, n in enumerate(lifting.COUNTS):
         value = base + worse + sign * 3 * i + rng.normal(0, 0.1, N)
         rows |= {f"{m}_{how}_{n}": value for m in lifting.ERRORS for how in ("min", "worst")}

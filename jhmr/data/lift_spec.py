@@ -15,7 +15,7 @@ FIELDS = {
     "id": Field((), np.int32, True, "index of the example in its split"),
     "mask": Field((), np.float32, True, "1 for an example, 0 for padding of the last batch"),
     "pose2d": Field((NUM_2D, 2), np.float32, True,
-                    "x, y of detected joints in pixels of any scale, y down; NaN of a joint that is missing"),
+                    "x, y of detected joints in pixels of any scale, y down; NaN of a joint that is missing", True),
     "gaussians": Field((NUM_2D, 6), np.float32, True,
                        "what fits each joint's heatmap: amplitude, mean x and y, sigma x, theta, sigma y, in pixels of "
                        "the heatmap and as fitted; zeros where there is none"),

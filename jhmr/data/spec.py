@@ -21,6 +21,7 @@ class Field(NamedTuple):
   dtype: type
   required: bool
   doc: str
+  gaps: bool = False  # whether NaN marks what is missing
 
 
 FIELDS = {

@@ -81,8 +81,7 @@ def noisy(system, depth_m, state, batch, assets, keys, num):
 
 def replicated(found, split):
   """{"run/name": [1 + resamples]} of a split; all are of the same poses, which are drawn together."""
-  return intervals.replicates({f"{run}/{k}": v for run in (*LABELS, ONE) for k, v in found[f"{run}_{split}"].items()
-                               if k != "action"})
+  return intervals.replicates({f"{run}/{k}": v for run in (*LABELS, ONE) for k, v in found[f"{run}_{split}"].items()})
 
 
 def claims(found):
