@@ -13,9 +13,9 @@ import cv2
 import jax
 import jax.numpy as jnp
 from jhmr import command, report
-from jhmr.benchmarks import body, data, eft, fitting, flow, gaussians, graph_conv, graphcmr, growth, hypotheses
-from jhmr.benchmarks import input as input_row, lifting, multibodies, precision, quantise, render, smplify, timing
-from jhmr.benchmarks import train, train_prohmr, train_spin
+from jhmr.benchmarks import alignment, body, data, eft, fitting, flow, gaussians, graph_conv, graphcmr, growth
+from jhmr.benchmarks import hypotheses, input as input_row, lifting, multibodies, precision, quantise, render, smplify
+from jhmr.benchmarks import timing, train, train_prohmr, train_spin
 from jhmr.errors import InputError
 
 ROWS = {
@@ -41,6 +41,7 @@ ROWS = {
     "eft": eft.fine_tuned,              # 4 people, a small network fine-tuned for each, 20 evaluations
     "gaussians": gaussians.fits,        # Gaussians of 1,024 heatmaps
     "quantise": quantise.sets,          # 64 images, 100 hypotheses each -> 5, 10 and 25 that stand for them
+    "align": alignment.errors,          # PA-MPJPE of 32,768 sets of 17 joints
     "people": data.rendered_people,     # the on-device stream of labelled images
     "input": input_row.disk_input,      # augmented crops from JPEGs on disk, on one core
 }

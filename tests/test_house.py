@@ -107,6 +107,14 @@ def test_a_system_with_a_memory_asks_whether_the_step_is_sound(file):
   assert not writes or "jhmr.state" in imports(file) and re.search(r"\bsound\(", file.read_text())
 
 
+def test_nothing_is_factorised_by_lapack():
+  """On CPU its kernels wait for workers of which they are one; see `body/svd.py`. NumPy's are not meant."""
+  for file in FILES:
+    odd = [n.attr for n in ast.walk(ast.parse(file.read_text())) if isinstance(n, ast.Attribute) and
+           ast.unparse(n.value) in ("jnp.linalg", "jax.numpy.linalg", "jax.lax.linalg", "jax.scipy.linalg")]
+    assert not set(odd) - {"norm", "det"}, f"{NAME[file]}: {odd}"
+
+
 def test_the_core_never_imports_torch_tensorflow_or_smplx():
   modules = [n for n in NAME.values() if not n.startswith("jhmr.benchmarks")]
   code = f"import sys\nfor m in {modules!r}: __import__(m)\nprint(sorted({NEVER!r} & set(sys.modules)))"

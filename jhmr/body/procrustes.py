@@ -3,6 +3,8 @@
 import jax
 import jax.numpy as jnp
 
+from jhmr.body import rotations
+
 _EXACT = jax.lax.Precision.HIGHEST
 
 
@@ -37,12 +39,10 @@ def _nonzero(x):
 
 def _best_rotation(covariance):
   """R with det +1 that maximises trace(R^T covariance), and that maximum."""
-  # SVD in units of the largest entry: squares of millimetre-sized point sets underflow inside it.
+  # In units of the largest entry: whether a rotation is unique is a question of relative size.
   size = _nonzero(jnp.max(jnp.abs(covariance), (-2, -1)))
-  u, s, vt = jnp.linalg.svd(covariance / size[..., None, None], full_matrices=False)
-  sign = jnp.where(jnp.linalg.det(u) * jnp.linalg.det(vt) < 0, -1.0, 1.0)
-  flip = jnp.stack([jnp.ones_like(sign), jnp.ones_like(sign), sign], -1)
-  return jnp.matmul(u * flip[..., None, :], vt, precision=_EXACT), jnp.sum(s * flip, -1) * size
+  rotation = rotations.to_rotation(covariance / size[..., None, None])
+  return rotation, jnp.einsum("...ij,...ij->...", rotation, covariance, precision=_EXACT)
 
 
 def align(source, target, weights=None):

@@ -7,6 +7,8 @@ any leading axes. Where a formula is 0/0 a power series takes over, and both sid
 import jax
 import jax.numpy as jnp
 
+from jhmr.body import svd
+
 LAYOUTS = ("spin", "prohmr")
 DETERMINANTS = ("nearest", "negated")
 _SERIES_BELOW = 0.25  # angle^2 [rad^2] under which six terms of a series are exact to float32, and beyond
@@ -217,12 +219,9 @@ def project(matrix, determinant="nearest"):
 
 
 def _nearest(matrix):
-  """(rotation, U, V with its last column flipped where needed, singular values, the last one with its sign)."""
-  u, s, vt = jnp.linalg.svd(matrix, full_matrices=False)
-  sign = jnp.where(jnp.linalg.det(u) * jnp.linalg.det(vt) < 0, -1.0, 1.0).astype(s.dtype)
-  flip = jnp.ones_like(s).at[..., 2].set(sign)
-  v = jnp.swapaxes(vt, -1, -2) * flip[..., None, :]
-  return _product(u, jnp.swapaxes(v, -1, -2)), u, v, s * flip
+  """(rotation, U, V, both rotations too, singular values, the last one with the sign of the determinant)."""
+  u, s, v = svd.signed(matrix)
+  return _product(u, jnp.swapaxes(v, -1, -2)), u, v, s
 
 
 @to_rotation.defjvp

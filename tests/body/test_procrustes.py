@@ -1,6 +1,7 @@
 """Procrustes: known answers, invariances, optimality, degenerate input."""
 
 import jax
+import jax.numpy as jnp
 from jhmr.body import procrustes
 import numpy as np
 import pytest
@@ -116,3 +117,33 @@ def test_millimetre_sized_points_align_as_well_as_metres():
   source, target = cloud(), cloud()
   small = align(1e-3 * source, 1e-3 * target)
   np.testing.assert_allclose(1e3 * small, align(source, target), atol=1e-5)
+
+
+def test_many_at_once_agree_with_numpy():
+  source, target = cloud(5000), cloud(5000)
+  a, b = (np.float64(x - x.mean(1, keepdims=True)) for x in (source, target))
+  u, s, vt = np.linalg.svd(b.swapaxes(1, 2) @ a)
+  s[:, 2] *= np.linalg.det(u @ vt)
+  u[..., 2] *= np.linalg.det(u @ vt)[:, None]
+  scale = s.sum(-1) / (a ** 2).sum((1, 2))
+  want = scale[:, None, None] * a @ (u @ vt).swapaxes(1, 2) + target.mean(1, keepdims=True)
+  np.testing.assert_allclose(align(source, target), want, atol=1e-5)
+
+
+def test_the_gradient_is_that_of_finite_differences_and_zero_where_nothing_is_left_to_align():
+  cube = np.float32(np.stack(np.meshgrid(*[[-1, 1]] * 3), -1).reshape(-1, 3))  # three singular values alike
+  turn = Rotation.random(rng=np.random.default_rng(3)).as_matrix().astype(np.float32)
+  error = lambda source, target: jnp.sum((procrustes.align(source, target) - target) ** 2)
+  gradient = jax.jit(jax.grad(error))
+  np.testing.assert_allclose(gradient(cube, 2 * cube @ turn.T + 1), 0, atol=1e-5)
+  for source in (cube, cloud()[:8]):
+    target, way = cloud()[:8], cloud()[:8]
+    step = 1e-2 * way
+    slope = (error(source + step, target) - error(source - step, target)) / 2e-2
+    assert np.sum(gradient(source, target) * way) == pytest.approx(float(slope), rel=1e-2, abs=1e-2)
+
+
+def test_several_alignments_side_by_side_give_nothing_to_lapack():
+  """Whose kernel waits for workers of which it is one: as many as there are workers never end."""
+  program = jax.jit(lambda *pairs: [procrustes.align(*pair) for pair in pairs])
+  assert "lapack" not in program.lower(*[(cloud(), cloud())] * 3).as_text()
