@@ -161,7 +161,7 @@ def verdict(claim):
 
 def claims_table(claims):
   """Every claim with what was measured and whether it came out."""
-  rows = [{"claim": c.text, "must be": f"< {c.limit:g} {c.unit}", "measured": f"{cell(c.samples)} {c.unit}",
+  rows = [{"claim": c.text, "must be": f"< {c.limit:g} {c.unit}".strip(), "measured": f"{cell(c.samples)} {c.unit}".strip(),
            "holds": VERDICTS[verdict(c)]} for c in claims]
   return Table("What was claimed", ("claim", "must be", "measured", "holds"), rows)
 

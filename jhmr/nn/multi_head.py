@@ -68,8 +68,8 @@ class MultiRegressor(nn.Module):
 
 def _of_each(x, kernel):
   """Features [B, M, hidden], or [B, 1, hidden] of all, times kernels [M, hidden, size] -> [B, M, size]."""
-  if x.shape[1] == 1:
-    return jnp.einsum("bh,mho->bmo", x[:, 0], kernel)
+  # Of all too as M products: as one, the kernels, by far the largest array, are laid out anew, forwards and backwards.
+  x = jnp.broadcast_to(x, (x.shape[0], kernel.shape[0], x.shape[-1]))
   return jnp.einsum("mbh,mho->mbo", x.swapaxes(0, 1), kernel).swapaxes(0, 1)
 
 
