@@ -7,7 +7,7 @@ that a program with as many of them side by side as there are workers never ends
 import jax
 import jax.numpy as jnp
 
-_SWEEPS = {"float32": 4, "float64": 6}  # until no entry off the diagonal is above rounding: measured, and one more
+_SWEEPS, _SWEEPS_64 = 4, 6  # of float32, float64. With 3 the worst of 300,000 matrices is 3e-5 off, with 4 and 5 2e-6
 _AXES = ((1.0, 0.0, 0.0), (0.0, 1.0, 0.0))
 
 
@@ -32,8 +32,9 @@ def signed(matrix):
     cos = 1 / jnp.sqrt(1 + tan * tan)
     return cos * (tan * a + b), c, cos * (a - tan * b)
 
+  sweeps = _SWEEPS_64 if m.dtype == jnp.float64 else _SWEEPS
   # A loop, since what is unrolled takes seconds to compile. Three turns bring every column back to its place.
-  columns = jax.lax.fori_loop(0, 3 * _SWEEPS[str(m.dtype)], turn, tuple(jnp.concatenate([m, v], 1)))
+  columns = jax.lax.fori_loop(0, 3 * sweeps, turn, tuple(jnp.concatenate([m, v], 1)))
   pairs = [jnp.stack([x[:3], x[3:]], 1) for x in _sorted(columns)]          # [3, 2, ...]: of M V and of V
   # The product of all turns is a rotation but for rounding.
   frames = _frame(pairs[0], pairs[1])                                       # [3, 3, 2, ...]
