@@ -161,7 +161,8 @@ def verdict(claim):
 
 def claims_table(claims):
   """Every claim with what was measured and whether it came out."""
-  rows = [{"claim": c.text, "must be": f"< {c.limit:g} {c.unit}".strip(), "measured": f"{cell(c.samples)} {c.unit}".strip(),
+  of = lambda text, unit: f"{text} {unit}".strip()
+  rows = [{"claim": c.text, "must be": of(f"< {c.limit:g}", c.unit), "measured": of(cell(c.samples), c.unit),
            "holds": VERDICTS[verdict(c)]} for c in claims]
   return Table("What was claimed", ("claim", "must be", "measured", "holds"), rows)
 
