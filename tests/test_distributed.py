@@ -134,7 +134,7 @@ def test_a_killed_process_ends_the_other_with_its_name_and_the_run_goes_on(tmp_p
   assert f"resumed at step {steps[-1]}" in out
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_preemption_of_one_process_saves_everything_and_ends_both(tmp_path, data_set):
   overrides = (*runs.light(data_set), "duration=100000", "log_every=1", "checkpoint_every=100000")
   both = runs.start_cluster(tmp_path / "run", *overrides, devices=1)

@@ -8,7 +8,7 @@ import runs
 MODES = [f"{path.stem}:smoke" for path in sorted((runs.ROOT / "configs").glob("*.py")) if path.stem != "quickstart"]
 MODES += [f"multibodies:{mode},smoke" for mode in ("released", "mdn", "cvae")]
 MODES += ["lifting_baselines:prohmr,smoke"]
-LONG = ("prohmr:smoke", "multibodies:released,smoke")  # like others, and a minute each
+LONG = ("prohmr:smoke", "prohmr_rendered:smoke", "multibodies:released,smoke", "multibodies:mdn,smoke")  # like others
 
 
 def ended_well(workdir, out):

@@ -222,7 +222,7 @@ def test_two_runs_never_write_to_one_workdir(tmp_path, data_set):
   assert not (tmp_path / "config.json").exists()
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_a_step_that_never_ends_ends_the_process_with_its_traceback(tmp_path, data_set):
   stuck = tmp_path / "stuck.py"
   stuck.write_text("import time\nfrom jhmr import command, train\n"

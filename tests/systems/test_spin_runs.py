@@ -21,7 +21,7 @@ def table(workdir, step):
   return {name: state[f"['memory']['fits']['{name}']"] for name in ("pose", "betas", "known")}
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_a_resumed_run_has_the_same_fits_to_the_bit(tmp_path, data_set, monkeypatch):
   fits = tmp_path / "fits.npy"
   np.save(fits, np.zeros((40, 82), np.float32))
