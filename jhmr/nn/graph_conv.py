@@ -7,7 +7,7 @@ Features are vertex-major, [B, n, C]. A is applied in one of these forms, which 
   "gather"  a padded table of neighbours, and that of the transpose for the gradient.
   "sparse"  jax.experimental.sparse's BCOO.
 One layer's output and gradients, 16 images, 1,723 vertices, 128 channels, on two CPU cores (`python -m jhmr.benchmark
-graph_conv`): blocks 113.5 ms, sparse 137.7, dense 169.4, gather 344.6. So "auto" is blocks but for small meshes.
+graph_conv`): blocks 116.8 ms, sparse 147.6, dense 170.4, gather 325.0. So "auto" is blocks but for small meshes.
 """
 
 from typing import Any
