@@ -59,8 +59,8 @@ def measure(names, seconds):
   flops, bandwidth = ceilings()
   device = jax.devices()[0]
   rows = []
-  for done, name in enumerate(names):
-    report.say(f"measuring {name}, row {done + 1} of {len(names)}")
+  for place, name in enumerate(names, 1):
+    report.say(f"measuring {name}, row {place} of {len(names)}")
     row = {"row": name} | ROWS[name](seconds=seconds)
     row["floor"] = 1 / max(row["flops_per_item"] / flops, row["bytes_per_item"] / bandwidth)
     row["ratio"] = row["ours"] / row["peer"] if row["peer"] else None

@@ -16,6 +16,7 @@ import pytest
 from scipy import stats
 
 from body import random_body
+import similarity
 
 B, NUM, CHUNK = 8, 12, 5
 
@@ -68,20 +69,12 @@ def all_at_once(scene, num):
               log_prob=np.asarray(log_prob), log_truth=log_truth[:, 0], z_truth=z_truth[:, 0])
 
 
-def similarity_error(x, y):
-  """Distances [K] in millimetres that the best similarity leaves, in float64."""
-  x, y = x - x.mean(0), y - y.mean(0)
-  u, s, vt = np.linalg.svd(x.T @ y)
-  flip = np.array([1, 1, np.sign(np.linalg.det(u @ vt))])
-  return 1000 * np.linalg.norm((s * flip).sum() / (x**2).sum() * x @ (u * flip) @ vt - y, axis=-1)
-
-
 def test_the_pass_equals_numpy_on_everything_at_once(scene):
   num = NUM
   found = jax.device_get(stream(scene[0], scene[2], scene[1], num, CHUNK))
   full = all_at_once(scene, num)
   distance = 1000 * np.linalg.norm(full["predicted"] - full["truth"][:, None], axis=-1)
-  aligned = np.array([[similarity_error(p, t) for p in ps] for ps, t in zip(full["predicted"], full["truth"])])
+  aligned = 1000 * similarity.distances(full["predicted"], full["truth"][:, None])
   expected = {"pck_mode": (distance[:, 0] < 150).mean(-1), "pck_best": (distance < 150).mean(-1).max(1),
               "cps_mode": [np.trapezoid([float((a[0] < t).all()) for t in range(1, 301)]) for a in aligned],
               "cps_best": [np.trapezoid([float((a < t).all(-1).any()) for t in range(1, 301)]) for a in aligned]}

@@ -11,6 +11,7 @@ from jhmr.body import joints, rotations
 from jhmr.data import lift_spec
 from jhmr.errors import InputError
 from jhmr.state import Lifted, System
+import similarity
 
 B, S = 6, 5
 NAMES = joints.names("lift17")
@@ -28,15 +29,6 @@ def poses():
 errors, of_set = jax.jit(lift_scores.errors), jax.jit(lift_scores.of_set)
 
 
-def aligned(points, target):
-  """The similarity of least squares, by SVD in float64."""
-  a, b = points - points.mean(0), target - target.mean(0)
-  u, s, vt = np.linalg.svd(a.T @ b)
-  flip = np.diag([1, 1, np.sign(np.linalg.det(u @ vt))])
-  scale = np.trace(np.diag(s) @ flip) / np.sum(a * a)
-  return scale * a @ u @ flip @ vt + target.mean(0)
-
-
 def test_errors_equal_loops(poses):
   points, target = poses
   found = errors(points, target)
@@ -44,7 +36,7 @@ def test_errors_equal_loops(poses):
   for b in range(B):
     for s in range(S):
       off = np.linalg.norm(points[b, s] - target[b], axis=-1)
-      after = np.linalg.norm(aligned(points[b, s].astype(float), target[b].astype(float)) - target[b], axis=-1)
+      after = similarity.distances(points[b, s], target[b])
       np.testing.assert_allclose(found["mpjpe_mm"][b, s], 1000 * off.mean(), rtol=1e-4)
       np.testing.assert_allclose(found["pa_mpjpe_mm"][b, s], 1000 * after.mean(), rtol=1e-3)
       np.testing.assert_allclose(found["pck"][b, s], np.mean(off[scored] < 0.15), atol=1e-6)

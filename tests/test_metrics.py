@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 
 from body import random_body
+import similarity
 
 B, S, K = 3, 4, 14
 RNG = np.random.default_rng(0)
@@ -50,19 +51,9 @@ def test_a_perfect_prediction_scores_perfectly():
   assert metrics.pa_mpjpe(exact, TARGET).max() < 1e-5
 
 
-def best_similarity(x, y):
-  """Umeyama's similarity in float64, said again: the mean distance it leaves."""
-  mean_x, mean_y = x.mean(0), y.mean(0)
-  u, s, vt = np.linalg.svd((x - mean_x).T @ (y - mean_y))
-  z = np.diag([1, 1, np.sign(np.linalg.det(u @ vt))])
-  r = vt.T @ z @ u.T
-  scale = np.trace(np.diag(s) @ z) / ((x - mean_x) ** 2).sum()
-  return np.linalg.norm(scale * (x - mean_x) @ r.T + mean_y - y, axis=-1).mean()
-
-
 def test_pa_mpjpe_is_the_distance_after_the_best_similarity():
   rotated = np.einsum("bsxy,bsky->bskx", ROTATION, PREDICTED) * 1.7 + NORMAL(B, S, 1, 3)
-  expected = [[best_similarity(PREDICTED[b, s].astype(np.float64), TARGET[b, 0]) for s in range(S)] for b in range(B)]
+  expected = similarity.distances(PREDICTED, TARGET).mean(-1)
   np.testing.assert_allclose(metrics.pa_mpjpe(PREDICTED, TARGET), expected, rtol=1e-4)
   np.testing.assert_allclose(metrics.pa_mpjpe(rotated, TARGET), expected, rtol=1e-3)
 
@@ -72,7 +63,7 @@ def test_pa_mpjpe_fits_only_the_joints_it_averages():
   np.testing.assert_allclose(metrics.pa_mpjpe(junk, TARGET, MASK), metrics.pa_mpjpe(PREDICTED, TARGET, MASK), rtol=1e-3)
   keep = MASK[0, 0] > 0
   np.testing.assert_allclose(metrics.pa_mpjpe(PREDICTED, TARGET, MASK)[0, 0],
-                             best_similarity(PREDICTED[0, 0][keep].astype(np.float64), TARGET[0, 0][keep]), rtol=1e-4)
+                             similarity.distances(PREDICTED[0, 0][keep], TARGET[0, 0][keep]).mean(), rtol=1e-4)
 
 
 def test_mirrored_bodies_are_not_aligned_by_reflection():
@@ -117,7 +108,7 @@ def test_per_example_scores_lsp_joints_centred_at_the_pelvis(scored):
   error = np.linalg.norm((predicted - predicted[:, :1] - target + target[:, :1])[:, lsp], axis=-1)
   np.testing.assert_allclose(values["mpjpe_mm"], 1000 * error.mean(-1), rtol=1e-4)
   np.testing.assert_allclose(values["pck"], (error < 0.15).mean(-1), rtol=1e-5)
-  aligned = [1000 * best_similarity(p[lsp].astype(np.float64), t[lsp]) for p, t in zip(predicted, target)]
+  aligned = [1000 * similarity.distances(p[lsp], t[lsp]).mean() for p, t in zip(predicted, target)]
   np.testing.assert_allclose(values["pa_mpjpe_mm"], aligned, rtol=1e-3)
 
 

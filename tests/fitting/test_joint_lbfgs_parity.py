@@ -57,3 +57,4 @@ def test_every_step_is_torchs(seed, max_iter, num_calls):
   before = np.flatnonzero(theirs[1][1:] > theirs[1][-1] * (1 + 1e-6))
   assert len(before)
   np.testing.assert_array_equal(ours[2][before], theirs[2][before])
+  assert abs(ours[2][-1] - theirs[2][-1]) <= 3, "no more than one line search"
